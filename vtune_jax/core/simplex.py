@@ -3,14 +3,14 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
-from vtune_jax.core.types import Weights
+from vtune_jax.core.types import Scalar, Weights
 
 QUOTA_BITS = 24
 QUOTA_ONE = 1 << QUOTA_BITS
 """What the fixed-point weights sum to. 2**24 keeps every quota exact in float32."""
 
 
-def mix_with_uniform(weights: Weights, mass: float) -> Weights:
+def mix_with_uniform(weights: Weights, mass: Scalar) -> Weights:
     """`(1 - mass) w + mass / k`: no weight ends below `mass / k`.
 
     Clipping and renormalising, as some published code does, can end below the floor it states; this cannot.
@@ -34,16 +34,14 @@ def to_quota(weights: Weights) -> UInt32[Array, " domains"]:
     exact = weights / weights.sum() * QUOTA_ONE
     whole = jnp.floor(exact)
     quota = whole.astype(jnp.int32)
-    domains = weights.shape[0]
     left = QUOTA_ONE - quota.sum()
-    # Rank 0 is the largest remainder. A zero weight never receives a unit: it goes to the end of the queue.
+    # Rank 0 is the largest remainder; zero weights queue last and get nothing.
     order = jnp.argsort(jnp.where(weights > 0, whole - exact, jnp.inf), stable=True)
-    rank = jnp.zeros(domains, jnp.int32).at[order].set(jnp.arange(domains, dtype=jnp.int32))
-    positive = jnp.maximum((weights > 0).sum(dtype=jnp.int32), 1)
-    # float32 can leave more units than domains (or, rarely, fewer than none): spread whole rounds, then the rest.
-    rounds, rest = jnp.divmod(left, positive)
-    share = jnp.where(rank < positive, rounds + (rank < rest), 0)
-    return (quota + share).astype(jnp.uint32)
+    rank = jnp.argsort(order, stable=True)
+    quota = quota + (rank < jnp.minimum(left, (weights > 0).sum()))
+    # Rounding in float32 can leave the sum a few units off either way: the largest share absorbs them unharmed.
+    largest = jnp.argmax(quota)
+    return quota.at[largest].add(QUOTA_ONE - quota.sum()).astype(jnp.uint32)
 
 
 def from_quota(quota: UInt32[Array, " domains"]) -> Float[Array, " domains"]:

@@ -5,7 +5,7 @@ Everything here is a NamedTuple of arrays (a pytree), so that it can live in a t
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jaxtyping import Array, Float, Int, PyTree, UInt32
@@ -55,6 +55,9 @@ class Targets(NamedTuple):
     constants: PyTree = ()  # per method, for instance a skill graph
 
 
+Scalar = float | Float[Array, ""]
+"""A hyper-parameter: a Python number, or traced when it is mapped over."""
+
 UpdateRule = Callable[[Weights, LossHistory, Targets], Weights]
 """`(weights, loss_history, targets) -> new_weights`: pure, jittable, vmappable, traced once per shape."""
 
@@ -65,7 +68,7 @@ class Method(NamedTuple):
     init: Callable[[Targets], LossHistory]
     observe: Callable[[LossHistory, Observation], LossHistory]
     update: UpdateRule
-    needs: frozenset[str]  # evidence that the trainer must supply: "heldout", "train"
+    needs: frozenset[str]  # what the trainer must supply: "heldout", "train", "targets"
 
 
 class Cursor(NamedTuple):
@@ -88,5 +91,3 @@ class MixtureState(NamedTuple):
     history: LossHistory
     targets: Targets
 
-
-Metrics = dict[str, Any]

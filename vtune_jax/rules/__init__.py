@@ -1,0 +1,22 @@
+"""Published rules as records of pure functions; `table.METHODS` lists them.
+
+>>> import jax.numpy as jnp
+>>> from vtune_jax import rules
+>>> from vtune_jax.core.types import LossSums, Observation, Targets
+>>> prior = jnp.array([0.5, 0.5])
+>>> targets = Targets(initial=jnp.array([3.0, 3.0]), target=jnp.array([2.0, 2.0]),
+...                   target_error=jnp.zeros(2), prior=prior)
+>>> method = rules.velocitune(step_size=1.0)
+>>> history = method.init(targets)
+>>> heldout = LossSums(nats=jnp.array([2250.0, 2750.0]), tokens=jnp.array([1000, 1000]))
+>>> evidence = Observation(heldout, heldout, trained_tokens=jnp.zeros(2), step=jnp.array(100))
+>>> weights = method.update(prior, method.observe(history, evidence), targets)
+>>> [round(float(w), 3) for w in weights]  # a quarter of the way left against three quarters: odds of exp(0.5)
+[0.378, 0.622]
+"""
+
+from vtune_jax.rules.static import Static, prior_weights, static
+from vtune_jax.rules.table import METHODS
+from vtune_jax.rules.velocitune import Velocitune, velocitune
+
+__all__ = ["METHODS", "Static", "Velocitune", "prior_weights", "static", "velocitune"]

@@ -1,0 +1,7 @@
+"""`python -m vtune_jax` is `vtune-jax`."""
+
+import sys
+
+from vtune_jax.cli import main
+
+sys.exit(main())

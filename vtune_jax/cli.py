@@ -1,0 +1,136 @@
+"""The command `vtune-jax`. Nothing heavy is imported before a verb is chosen, so that `--help` answers at once."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vtune_jax import __version__
+from vtune_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vtune_jax.stages.pipeline import Pipeline
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+STAGES = {
+    "run": ("the main job: corpora to report, with every stage in between", ""),
+    "prepare": ("corpora to token files", ""),
+    "pretrain": ("train the base model", "and what it builds on"),
+    "targets": ("initial losses, proxy runs and target losses", "and what they build on"),
+    "train": ("continual pre-training of every arm", "and what it builds on"),
+    "evaluate": ("final losses per domain and on the base domain", "and what they build on"),
+    "report": ("results.json, report.html and the table", "and what they build on"),
+    "plan": ("rows, epochs, cost and duration, before anything is trained", ""),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code (2: a mistake of the user's, said in one line)."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.verb(options)
+    except UserError as error:
+        message, code = str(error), USER_ERROR
+    except KeyboardInterrupt:
+        message, code = "interrupted; finished stages are kept, the same command goes on from them", INTERRUPTED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        message = (
+            f"the disk is full ({error.filename or 'while writing'}). Finished stages and the newest whole "
+            "checkpoint are safe. Fix: free some space and run the same command again."
+        )
+        code = USER_ERROR
+    print(f"vtune-jax: {message}", file=sys.stderr)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    top = argparse.ArgumentParser(
+        prog="vtune-jax",
+        description="Continue a language model on several domains with weights that follow learning velocity.",
+        epilog="example: vtune-jax run configs/quickstart.toml",
+    )
+    top.add_argument("--version", action="version", version=f"vtune-jax {__version__}")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for name, (purpose, upstream) in STAGES.items():
+        _add_stage(verbs, name, purpose, upstream)
+    doctor = verbs.add_parser(
+        "doctor",
+        help="versions, devices, and what to do about a missing accelerator",
+        description="Prints versions and devices, and what to do about a missing accelerator.",
+        epilog="example: vtune-jax doctor",
+    )
+    doctor.set_defaults(verb=_doctor)
+    return top
+
+
+def _add_stage(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, upstream: str
+) -> None:
+    verb = verbs.add_parser(
+        name,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}{', ' + upstream if upstream else ''}.",
+        epilog=f"example: vtune-jax {name} configs/quickstart.toml train.steps=100 arms.velocitune.step_size=0.5",
+    )
+    verb.add_argument("config", type=Path, help="the experiment, a TOML file")
+    verb.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="fields to change, for instance data.batch=32"
+    )
+    verb.add_argument("--run-folder", type=Path, help="where results go; runs/NAME by default")
+    verb.add_argument("--skip-bad", action="store_true", help="skip documents that cannot be read, and count them")
+    verb.add_argument("--quiet", action="store_true", help="no progress")
+    verb.set_defaults(verb=_stage, name=name)
+
+
+def _stage(options: argparse.Namespace) -> int:
+    # jax reads its settings when it is imported: log noise off, and no preallocation surprises on shared machines.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from rich.console import Console
+
+    from vtune_jax import config as experiment
+    from vtune_jax.progress import Progress
+    from vtune_jax.stages.pipeline import Pipeline
+    from vtune_jax.train.loop import Interrupted
+
+    overrides = (*options.overrides, *(["corpus.skip_bad=true"] if options.skip_bad else []))
+    config = experiment.load(options.config, overrides)
+    folder = options.run_folder or Path("runs") / config.name
+    with Progress(silent=options.quiet) as progress:
+        pipeline = Pipeline(config, folder, progress)
+        try:
+            with pipeline.run_folder.locked():
+                _run(pipeline, options.name, Console())
+        except Interrupted as stop:
+            progress.note(f"{stop}; the same command goes on from there")
+            return 128 + stop.signal_number
+    return 0
+
+
+def _run(pipeline: "Pipeline", name: str, console: "Console") -> None:
+    from vtune_jax.report.terminal import render_table
+    from vtune_jax.stages.plan import make_plan, render_plan
+
+    if name in ("plan", "run"):
+        render_plan(make_plan(pipeline), console)
+    if name in ("run", "report"):
+        render_table(pipeline.report(), console)
+        console.print(f"report: {pipeline.run_folder.path / 'report.html'}")
+    elif name == "train":
+        _ = pipeline.arms
+    elif name != "plan":
+        getattr(pipeline, name)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from vtune_jax import doctor
+
+    return doctor.main()

@@ -1,0 +1,148 @@
+"""The experiment as one frozen value: each part's config lives beside what it configures and is only nested here."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vtune_jax import settings
+from vtune_jax.data.corpus import CorpusConfig
+from vtune_jax.fits.targets import POLICIES
+from vtune_jax.models import DecoderConfig
+from vtune_jax.rules import Static, Velocitune, prior_weights
+from vtune_jax.train.loop import LoopConfig
+from vtune_jax.train.optimizer import OptimizerConfig
+
+MethodConfig = Velocitune | Static
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The shape of a batch and how it reaches the model."""
+
+    sequence: int = 128  # predicted tokens per row
+    batch: int = 16  # rows per optimiser step, over all devices
+    heldout_rows: int = 32  # per domain, behind every held-out loss; evenly spread over its held-out tokens
+    evaluate_rows_at_once: int = 32  # rows whose logits are in memory together during an evaluation
+    engine: Literal["grain", "device"] = "grain"
+
+    def __post_init__(self) -> None:
+        for field in ("sequence", "batch", "heldout_rows", "evaluate_rows_at_once"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+
+    @property
+    def batch_tokens(self) -> int:
+        """Predicted tokens per optimiser step."""
+        return self.batch * self.sequence
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """The prior, and when weights move."""
+
+    weights: tuple[float, ...] = ()  # prior per domain, in the order of corpus.domains; empty: from token counts
+    power: float = 1.0  # of the token counts: 1 natural shares, 0 uniform
+    interval: int = 20  # optimiser steps between weight updates
+
+    def __post_init__(self) -> None:
+        if self.interval < 1:
+            raise ValueError(f"interval must be at least 1, got {self.interval}")
+        if self.power < 0:
+            raise ValueError(f"power must not be negative, got {self.power}")
+        if any(weight < 0 for weight in self.weights):
+            raise ValueError(f"weights must not be negative, got {list(self.weights)}")
+        if self.weights and abs(sum(self.weights) - 1) > 1e-6:
+            raise ValueError(f"weights must sum to 1, got {list(self.weights)} with sum {sum(self.weights):.6g}")
+
+    def prior(self, tokens: np.ndarray) -> np.ndarray:
+        """Reference weights of domains with these many training tokens, float64."""
+        return np.array(self.weights) if self.weights else prior_weights(tokens, self.power)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """The base model: trained here on the base domain, or taken from an earlier run."""
+
+    steps: int = 200
+    from_run: str = ""  # run folder whose base model is used; `steps` and `optimizer` are then ignored
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetsConfig:
+    """How target losses are predicted: short proxy runs at the prior, each annealed over its own length, and a fit."""
+
+    proxy_lengths: tuple[float, ...] = (0.04, 0.08, 0.16, 0.32)  # shares of the real run's steps
+    subsample: float = 0.5  # share of each domain's training rows that proxies may read
+    level: float = 0.9  # of the interval
+    min_gap: float = 1e-2  # nats; a target must lie this far below the initial loss
+    when_unusable: Literal[POLICIES] = "last_seen"  # type: ignore[valid-type]
+    losses: tuple[float, ...] = ()  # the user's own targets, per domain; then no proxy runs
+
+    def __post_init__(self) -> None:
+        if not self.losses and len(set(self.proxy_lengths)) < 3:
+            raise ValueError(f"proxy_lengths must hold at least 3 different shares, got {list(self.proxy_lengths)}")
+        if not all(0 < share <= 1 for share in self.proxy_lengths):
+            raise ValueError(f"proxy_lengths must lie in (0, 1], got {list(self.proxy_lengths)}")
+        if not 0 < self.subsample <= 1:
+            raise ValueError(f"subsample must lie in (0, 1], got {self.subsample}")
+        if not 0 < self.level < 1:
+            raise ValueError(f"level must lie in (0, 1), got {self.level}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The continual pre-training that every arm goes through."""
+
+    steps: int = 200
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Corpora to report: everything that determines a run."""
+
+    name: str
+    seed: int = 0
+    corpus: CorpusConfig
+    data: DataConfig = DataConfig()
+    model: DecoderConfig = DecoderConfig()
+    mixture: MixtureConfig = MixtureConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    targets: TargetsConfig = TargetsConfig()
+    train: TrainConfig = TrainConfig()
+    loop: LoopConfig = LoopConfig()
+    arms: tuple[MethodConfig, ...] = (Velocitune(), Static())
+
+    def __post_init__(self) -> None:
+        domains = len(self.corpus.domains)
+        for field, values in (("mixture.weights", self.mixture.weights), ("targets.losses", self.targets.losses)):
+            if values and len(values) != domains:
+                raise ValueError(f"{field} must name one number per domain ({domains}), got {len(values)}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must lie in [0, 2**31), got {self.seed}")
+        labels = self.arm_labels
+        if not labels:
+            raise ValueError("arms must hold at least one method, got none")
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"arms must have different labels, got {list(labels)}")
+
+    @property
+    def arm_labels(self) -> tuple[str, ...]:
+        """What each arm is called in files and tables."""
+        return tuple(arm.label or arm.name for arm in self.arms)
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> ExperimentConfig:
+    """Reads an experiment from TOML; `name` defaults to the file's."""
+    return settings.load(ExperimentConfig, path, overrides, defaults={"name": path.stem})

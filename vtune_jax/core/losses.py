@@ -1,0 +1,34 @@
+"""Loss per token and its sums per domain."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vtune_jax.core.types import LossSums
+
+
+def token_nats(logits: Float[Array, "*rows vocab"], labels: Int[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """Cross entropy of each label, `logsumexp(logits) - logits[label]`, in float32."""
+    logits = logits.astype(jnp.float32)
+    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - picked
+
+
+def domain_sums(
+    nats: Float[Array, "rows tokens"],
+    mask: Bool[Array, "rows tokens"],
+    domain: Int[Array, " rows"],
+    domains: int,
+) -> LossSums:
+    """Adds up the loss of every domain's tokens, with their number.
+
+    Sums, not means, so that micro-batches, devices and hosts add up exactly.
+
+    Args:
+        nats: loss per token; ignored where the mask is False, NaN included.
+        mask: which tokens count.
+        domain: of each row, in [0, domains).
+        domains: their number, k.
+    """
+    rows = jnp.where(mask, nats, 0.0).sum(axis=1), mask.sum(axis=1, dtype=jnp.int32)
+    return LossSums(*(jax.ops.segment_sum(row, domain, num_segments=domains) for row in rows))

@@ -1,0 +1,61 @@
+"""The mixture that does not move: the control of every experiment."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from vtune_jax.core.history import append, empty_history
+from vtune_jax.core.types import LossHistory, Method, Observation, Targets, Weights
+
+
+def static(window: int = 1) -> Method:
+    """Keeps the prior: `w' = prior`. It still records held-out losses, so that its curves can be compared.
+
+    Args:
+        window: observations kept in its history.
+    """
+
+    def init(targets: Targets) -> LossHistory:
+        return empty_history(targets.prior.shape[0], window, targets.prior.dtype)
+
+    def observe(history: LossHistory, observation: Observation) -> LossHistory:
+        return append(history, observation.heldout, observation.trained_tokens, observation.step)
+
+    def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
+        return targets.prior
+
+    return Method(init=init, observe=observe, update=update, needs=frozenset())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Static:
+    """The prior throughout."""
+
+    name: Literal["static"] = "static"
+    label: str = ""  # what the arm is called in files and tables; its name if empty
+
+    def build(self) -> Method:
+        """The method this config describes."""
+        return static()
+
+
+def prior_weights(tokens: Sequence[int] | np.ndarray, power: float = 1.0) -> np.ndarray:
+    """`w_i = n_i^a / sum_j n_j^a`: natural shares for `a = 1`, uniform for `a = 0`.
+
+    Args:
+        tokens: available per domain, positive.
+        power: a >= 0. What some call temperature is 1 / a.
+
+    Raises:
+        ValueError: a domain without tokens, or a negative power.
+    """
+    if power < 0:
+        raise ValueError(f"power must not be negative, got {power}.")
+    counts = np.asarray(tokens, np.float64)
+    if not (counts > 0).all():
+        raise ValueError(f"tokens must be positive in every domain, got {counts.tolist()}.")
+    # Divided by the largest first: 10**13 tokens to a large power would overflow.
+    shares = (counts / counts.max()) ** power
+    return shares / shares.sum()

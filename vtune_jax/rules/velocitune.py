@@ -1,0 +1,90 @@
+"""Velocitune: more of the budget for domains that learn slowly.
+
+Source: Luo et al. 2025, "Velocitune: A Velocity-based Dynamic Domain Reweighting Method for Continual Pre-training",
+ACL 2025, arXiv:2411.14318. The authors published no code; the step size, the smoothing and the guard on the
+denominator are not taken from it (see BUILD.md, "Departures").
+"""
+
+import dataclasses
+from typing import Literal
+
+from vtune_jax.core.constraints import with_floor
+from vtune_jax.core.history import append, empty_history, last_seen
+from vtune_jax.core.scores import remaining_fraction
+from vtune_jax.core.steps import exponentiated_gradient
+from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
+
+
+def velocitune(
+    *,
+    step_size: Scalar = 1.0,
+    smoothing: Scalar = 0.0,
+    clamp: bool = True,
+    min_gap: Scalar = 1e-3,
+    window: int = 4,
+) -> Method:
+    """Weights grow with the remaining fraction of the way to the target loss.
+
+    `R = clip((loss - target) / (initial - target), 0, 1)`, `w' = (1 - c) softmax(log w + eta R) + c / k`, with the
+    held-out losses of the last observation. With learning velocity `V = 1 - R` the same update reads
+    `w' proportional to w exp(-eta V)`.
+
+    Args:
+        step_size: eta >= 0. The paper's form has no step size, that is 1.
+        smoothing: c in [0, 1], mixed in as a uniform share; 0 in the paper's form.
+        clamp: limits R to [0, 1].
+        min_gap: nats. A domain whose target is not at least this far below its initial loss gets R = 0.
+        window: observations kept; a domain missing from the newest one is judged by its last within them.
+
+    Returns:
+        A method that needs held-out losses and targets.
+
+    Raises:
+        ValueError: a hyper-parameter out of its range.
+    """
+    _check_ranges(step_size=step_size, smoothing=smoothing, min_gap=min_gap)
+
+    def init(targets: Targets) -> LossHistory:
+        return empty_history(targets.prior.shape[0], window, targets.prior.dtype)
+
+    def observe(history: LossHistory, observation: Observation) -> LossHistory:
+        return append(history, observation.heldout, observation.trained_tokens, observation.step)
+
+    def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
+        loss, seen = last_seen(history)
+        remaining = remaining_fraction(loss, targets, clamp=clamp, min_gap=min_gap)
+        return exponentiated_gradient(weights, remaining, seen, step_size=step_size, smoothing=smoothing)
+
+    return Method(init=init, observe=observe, update=update, needs=frozenset({"heldout", "targets"}))
+
+
+def _check_ranges(**values: Scalar) -> None:
+    for name, value in values.items():
+        # Traced values (hyper-parameters under vmap) have no known size while building.
+        if isinstance(value, int | float) and not 0.0 <= value:
+            raise ValueError(f"{name} must not be negative, got {value}.")
+        if name == "smoothing" and isinstance(value, int | float) and value > 1.0:
+            raise ValueError(f"smoothing must lie in [0, 1], got {value}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Velocitune:
+    """Velocitune's hyper-parameters; `build` gives the method."""
+
+    name: Literal["velocitune"] = "velocitune"
+    label: str = ""  # what the arm is called in files and tables; its name if empty
+    step_size: float = 1.0  # eta; the paper's form is 1
+    smoothing: float = 0.0  # c, the uniform share of each update; the paper's form is 0
+    clamp: bool = True  # remaining fractions limited to [0, 1]
+    min_gap: float = 1e-3  # nats between initial and target loss below which a domain is left alone
+    floor: float = 0.0  # smallest weight of any domain
+
+    def __post_init__(self) -> None:
+        self.build()
+
+    def build(self) -> Method:
+        """The method this config describes."""
+        method = velocitune(
+            step_size=self.step_size, smoothing=self.smoothing, clamp=self.clamp, min_gap=self.min_gap
+        )
+        return with_floor(method, self.floor)

@@ -1,0 +1,1 @@
+"""The chain from corpora to report, each link cached by what it depends on."""

@@ -1,0 +1,203 @@
+"""The main job as a chain of cached stages: prepare, pretrain, targets, train, evaluate, report.
+
+Each property does its stage and, before it, every stage it builds on; finished ones are only looked up.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import PyTree
+
+from vtune_jax import settings
+from vtune_jax.config import ExperimentConfig, MethodConfig
+from vtune_jax.data import corpus
+from vtune_jax.data.corpus import PreparedCorpus
+from vtune_jax.data.rows import TokenRows
+from vtune_jax.errors import UserError
+from vtune_jax.progress import Progress
+from vtune_jax.report.page import write_page
+from vtune_jax.report.results import Results
+from vtune_jax.rules import Static
+from vtune_jax.stages.cache import RunFolder, Stage, read_json, write_json, write_text
+from vtune_jax.stages.outcome import collect, evaluate_arms
+from vtune_jax.stages.targets import blank_targets, predict_targets, targets_from
+from vtune_jax.stages.training import Lab, Streams, heldout_rows
+
+
+class Pipeline:
+    """One experiment in one run folder."""
+
+    def __init__(self, config: ExperimentConfig, folder: Path, progress: Progress) -> None:
+        """Opens the run folder and writes the resolved config into it; nothing is computed yet."""
+        self.config = config
+        self.progress = progress
+        self.run_folder = RunFolder(folder, config.name)
+        write_text(folder / "config.toml", settings.dumps(config))
+
+    @cached_property
+    def prepare(self) -> Stage:
+        """Corpora to token files."""
+        self.progress.stage("prepare", "corpora to tokens")
+        key = {"corpus": corpus.corpus_fingerprint(self.config.corpus)}
+        return self.run_folder.stage(
+            "prepare",
+            key,
+            lambda folder: corpus.prepare(self.config.corpus, folder, report=self.progress.note),
+        )
+
+    @cached_property
+    def prepared(self) -> PreparedCorpus:
+        """The token files, opened."""
+        return PreparedCorpus.open(self.prepare.folder)
+
+    @cached_property
+    def streams(self) -> Streams:
+        """Training and held-out rows of the domains."""
+        return self._streams(self.prepared.names)
+
+    @cached_property
+    def base_streams(self) -> Streams:
+        """Training and held-out rows of the base domain."""
+        return self._streams((self.prepared.base_name,))
+
+    @cached_property
+    def prior(self) -> np.ndarray:
+        """Reference weights, float64."""
+        tokens = [len(self.prepared.domain(name).train) for name in self.prepared.names]
+        return self.config.mixture.prior(np.array(tokens))
+
+    @cached_property
+    def lab(self) -> Lab:
+        """The model and its compiled steps."""
+        return Lab(self.config, self.prepared.vocab_size)
+
+    @cached_property
+    def pretrain(self) -> Stage:
+        """The base model: trained on the base domain, or taken from an earlier run."""
+        # Rows are counted first, so that a corpus too small is refused before anything is trained.
+        _ = self.streams, self.base_streams, self.prior
+        if self.config.pretrain.from_run:
+            return self._base_of(Path(self.config.pretrain.from_run))
+        self.progress.stage("pretrain", f"base model on '{self.prepared.base_name}'")
+        key = self._key(("prepare",), "seed", "model", "data", "pretrain", "loop", "mixture.interval")
+        return self.run_folder.stage("pretrain", key, self._pretrain)
+
+    @cached_property
+    def base_params(self) -> PyTree:
+        """The parameters that every proxy and arm starts from."""
+        return self.lab.load_params(self.pretrain.folder)
+
+    @cached_property
+    def targets(self) -> Stage:
+        """Initial losses, proxy runs and the fit through their ends: `targets.json`."""
+        base = self.pretrain
+        self.progress.stage("targets", "initial losses, proxy runs, fit")
+        key = {
+            "base": base.digest,
+            **self._key(("prepare",), "seed", "model", "data", "mixture", "targets", "train", "loop"),
+        }
+        return self.run_folder.stage("targets", key, lambda folder: predict_targets(self, folder))
+
+    def train(self, arm: MethodConfig) -> Stage:
+        """Continual pre-training under one method."""
+        targets = self.targets
+        label = arm.label or arm.name
+        key = self._key(("prepare",), "seed", "model", "data", "mixture", "train", "loop")
+        key |= {"base": self.pretrain.digest, "method": settings.digest(arm)}
+        if "targets" in arm.build().needs:
+            key["targets"] = targets.digest
+        self.progress.stage("train", f"arm '{label}'")
+        return self.run_folder.stage(f"train-{label}", key, lambda folder: self._train(folder, arm, label))
+
+    @cached_property
+    def arms(self) -> dict[str, Stage]:
+        """All arms, by label."""
+        stages = [self.train(arm) for arm in self.config.arms]
+        return dict(zip(self.config.arm_labels, stages, strict=True))
+
+    @cached_property
+    def evaluate(self) -> Stage:
+        """Every arm's final model on every domain and on the base domain: `evaluation.json`."""
+        arms = self.arms
+        key = {"arms": {label: stage.digest for label, stage in arms.items()}, "targets": self.targets.digest}
+        self.progress.stage("evaluate", "final models")
+        return self.run_folder.stage("evaluate", key, lambda folder: evaluate_arms(self, folder))
+
+    def report(self) -> Results:
+        """The results as one file and one page, `results.json` and `report.html` in the run folder."""
+        _ = self.evaluate
+        self.progress.stage("report", "results.json, report.html")
+        results = collect(self)
+        results.save(self.run_folder.path / "results.json")
+        write_page(results, self.run_folder.path / "report.html")
+        return results
+
+    def _key(self, stages: tuple[str, ...], *fields: str) -> dict[str, Any]:
+        upstream = {name: getattr(self, name).digest for name in stages}
+        return {**upstream, "config": settings.digest(self.config, *fields)}
+
+    def _streams(self, names: tuple[str, ...]) -> Streams:
+        data = self.config.data
+        domains = [self.prepared.domain(name) for name in names]
+        stores = tuple(TokenRows(domain.train, data.sequence, name=domain.name) for domain in domains)
+        heldout = [
+            heldout_rows(TokenRows(domain.heldout, data.sequence, name=domain.name), data.heldout_rows, domain.name)
+            for domain in domains
+        ]
+        return Streams(stores=stores, heldout=np.stack(heldout))
+
+    def _pretrain(self, folder: Path) -> None:
+        pretrain = self.config.pretrain
+        with self.progress.bar("pretrain", pretrain.steps) as tick:
+            self.lab.train(
+                folder,
+                self.base_streams,
+                self.lab.model.init(self.config.seed),
+                blank_targets(np.ones(1)),
+                method_config=Static(),
+                optimizer=pretrain.optimizer,
+                steps=pretrain.steps,
+                seed=self.config.seed,
+                tick=tick,
+                warn=self.progress.note,
+            )
+        write_json(folder / "model.json", self._model_facts())
+
+    def _train(self, folder: Path, arm: MethodConfig, label: str) -> None:
+        train = self.config.train
+        with self.progress.bar(label, train.steps, names=self.prepared.names) as tick:
+            self.lab.train(
+                folder,
+                self.streams,
+                self.base_params,
+                targets_from(read_json(self.targets.folder / "targets.json"), self.prior),
+                method_config=arm,
+                optimizer=train.optimizer,
+                steps=train.steps,
+                seed=self.config.seed,
+                tick=tick,
+                warn=self.progress.note,
+            )
+
+    def _model_facts(self) -> dict[str, str]:
+        return {"model": settings.digest(self.config, "model"), "tokenizer": self.prepared.tokenizer_sha256}
+
+    def _base_of(self, run: Path) -> Stage:
+        found = sorted((run / "stages").glob("pretrain-*/done.json"), key=lambda path: path.stat().st_mtime_ns)
+        if not found:
+            raise UserError(
+                f'pretrain.from_run = "{run}" holds no finished base model',
+                "name the folder of a run whose `pretrain` stage is done",
+            )
+        folder = found[-1].parent
+        facts, ours = read_json(folder / "model.json"), self._model_facts()
+        if facts["model"] != ours["model"]:
+            raise UserError(f"the base model of {run} has another shape", f"copy [model] from {run / 'config.toml'}")
+        if facts["tokenizer"] != ours["tokenizer"]:
+            raise UserError(
+                f"the base model of {run} was trained with another tokenizer",
+                f"set corpus.tokenizer.file to the tokenizer.json in {run / 'stages'}",
+            )
+        return Stage(folder, read_json(found[-1])["digest"])

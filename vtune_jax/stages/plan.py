@@ -1,0 +1,132 @@
+"""The projection shown before anything is trained: what will be read, how often, and what it will cost."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vtune_jax.stages.targets import proxy_lengths
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vtune_jax.stages.pipeline import Pipeline
+
+
+class DomainPlan(NamedTuple):
+    """One domain's share of the budget."""
+
+    name: str
+    weight: float
+    rows: int  # in one epoch
+    rows_read: float  # under the prior
+    heldout_rows: int
+
+    def epochs(self, factor: float = 1.0) -> float:
+        """How often the domain is read if its weight is the prior's times `factor`."""
+        return factor * self.rows_read / self.rows
+
+
+class Plan(NamedTuple):
+    """A run before it runs."""
+
+    domains: tuple[DomainPlan, ...]
+    parameters: int
+    steps: dict[str, int]  # optimiser steps per part of the job
+    batch_tokens: int
+    evaluations: int  # of all held-out rows
+    flops: float  # of everything
+    memory_bytes: int  # parameters, gradients, optimiser state and one batch's logits
+
+
+def make_plan(pipeline: Pipeline) -> Plan:
+    """Counts rows, epochs, steps, evaluations and floating-point operations of the whole job."""
+    config, data = pipeline.config, pipeline.config.data
+    rows_read = config.train.steps * data.batch * pipeline.prior
+    domains = tuple(
+        DomainPlan(name, float(weight), len(store), float(read), data.heldout_rows)
+        for name, weight, store, read in zip(
+            pipeline.prepared.names, pipeline.prior, pipeline.streams.stores, rows_read, strict=True
+        )
+    )
+    proxies = () if config.targets.losses else proxy_lengths(config.targets.proxy_lengths, config.train.steps)
+    steps = {
+        "pretrain": 0 if config.pretrain.from_run else config.pretrain.steps,
+        "proxies": sum(proxies),
+        **{label: config.train.steps for label in config.arm_labels},
+    }
+    interval = config.mixture.interval
+    parts = (steps["pretrain"], *proxies, *(config.train.steps for _ in config.arms))
+    evaluations = sum(part // interval for part in parts) + len(proxies) + 2 * (1 + len(config.arms))
+    vocabulary = pipeline.prepared.vocab_size
+    per_token = config.model.flops_per_token(vocabulary, data.sequence)
+    evaluated = evaluations * len(domains) * data.heldout_rows * data.sequence
+    parameters = config.model.parameters(vocabulary)
+    rows_at_once = max(data.batch, data.evaluate_rows_at_once)
+    return Plan(
+        domains=domains,
+        parameters=parameters,
+        steps=steps,
+        batch_tokens=data.batch_tokens,
+        evaluations=evaluations,
+        # A forward pass is a third of a training step.
+        flops=per_token * (sum(steps.values()) * data.batch_tokens + evaluated / 3),
+        # Parameters, gradient, two moments; logits, their gradient and log-sum-exp.
+        memory_bytes=16 * parameters + 12 * rows_at_once * data.sequence * vocabulary,
+    )
+
+
+def measured_flops_per_second(seconds: float = 0.3) -> float:
+    """What this machine does on a matrix product of a training step's kind, in float32."""
+    left, right = jnp.ones((2048, 512)), jnp.ones((512, 512))
+    product = jax.jit(lambda a, b: a @ b)
+    product(left, right).block_until_ready()
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        product(left, right).block_until_ready()
+        done += 1
+    return done * 2 * 2048 * 512 * 512 / (time.perf_counter() - start)
+
+
+UTILISATION = 0.4
+"""Share of the matrix product's speed that a small model's step reached where it was measured; see BUILD.md."""
+
+
+def render_plan(plan: Plan, console: Console, *, duration: bool = True) -> None:
+    """Prints the plan: a row per domain, then the totals."""
+    from rich.table import Table
+
+    table = Table(title="Under the prior", title_justify="left")
+    for column in ("domain", "weight", "rows", "rows read", "epochs", "epochs at twice the weight", "held-out rows"):
+        table.add_column(column, justify="left" if column == "domain" else "right")
+    for domain in plan.domains:
+        table.add_row(
+            domain.name,
+            f"{domain.weight:.3f}",
+            f"{domain.rows:,}",
+            f"{domain.rows_read:,.0f}",
+            f"{domain.epochs():.2f}",
+            f"{domain.epochs(2):.2f}",
+            f"{domain.heldout_rows:,}",
+        )
+    console.print(table)
+    steps = ", ".join(f"{name} {count:,}" for name, count in plan.steps.items())
+    total = sum(plan.steps.values())
+    console.print(f"optimiser steps: {steps}; {total:,} in all, {total * plan.batch_tokens:,} tokens")
+    console.print(
+        f"model: {plan.parameters:,} parameters; compute: {plan.flops:.2e} floating-point operations; "
+        f"memory: about {plan.memory_bytes / 2**20:,.0f} MiB beside the activations"
+    )
+    console.print(f"held-out evaluations: {plan.evaluations:,}")
+    if duration:
+        seconds = plan.flops / (UTILISATION * measured_flops_per_second())
+        console.print(f"rough duration on this machine: {seconds / 60:.1f} minutes plus compilation")
+    for domain in plan.domains:
+        if domain.epochs() > 4:
+            console.print(
+                f"note: '{domain.name}' will be read {domain.epochs():.1f} times under the prior, "
+                f"{domain.epochs(2):.1f} times if its weight doubles"
+            )

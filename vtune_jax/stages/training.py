@@ -1,0 +1,139 @@
+"""What pre-training, proxies and arms share: from token files and a config to a trained state on disk."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from vtune_jax.config import ExperimentConfig
+from vtune_jax.core.types import LossSums, Targets
+from vtune_jax.data.plan import PlanSpec, fingerprint
+from vtune_jax.data.rows import TokenRows
+from vtune_jax.errors import UserError
+from vtune_jax.models import Model, build
+from vtune_jax.train.checkpoint import Checkpoints, canonical
+from vtune_jax.train.engines import DeviceEngine, Engine, HostEngine, compile_step, data_mesh
+from vtune_jax.train.evaluate import make_evaluate
+from vtune_jax.train.loop import Run, Tick, train
+from vtune_jax.train.optimizer import OptimizerConfig
+from vtune_jax.train.state import RunConstants, TrainState, start
+from vtune_jax.train.step import TrainStep, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """What a training run reads: rows per domain, and the held-out rows behind its losses."""
+
+    stores: tuple[TokenRows, ...]
+    heldout: np.ndarray  # [domains, rows, sequence + 1]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Training rows per domain and epoch."""
+        return np.array([len(store) for store in self.stores], np.uint32)
+
+
+class Lab:
+    """Compiled pieces that several runs of one process share.
+
+    Proxies and static arms differ only in what `RunConstants` holds, so they use one compiled step.
+    """
+
+    def __init__(self, config: ExperimentConfig, vocabulary: int) -> None:
+        self.config = config
+        self.model: Model = build(config.model, vocabulary)
+        self.evaluate = make_evaluate(self.model, config.data.evaluate_rows_at_once)
+        self._jitted_evaluate = jax.jit(self.evaluate)
+        self._steps: dict[Any, tuple[TrainStep, Callable[..., Any]]] = {}
+
+    def heldout_sums(self, params: PyTree, heldout: np.ndarray) -> LossSums:
+        """Held-out loss of a model on [domains, rows, sequence + 1] tokens."""
+        return jax.device_get(self._jitted_evaluate(params, heldout))
+
+    def step(self, optimizer: OptimizerConfig, method_config: Any) -> tuple[TrainStep, Callable[..., Any]]:
+        """The train step of a method: the plain function and its jitted form, made once."""
+        key = (optimizer, dataclasses.replace(method_config, label=""))
+        if key not in self._steps:
+            plain = make_train_step(
+                self.model, optimizer, method_config.build(), self.evaluate, interval=self.config.mixture.interval
+            )
+            self._steps[key] = plain, compile_step(plain)
+        return self._steps[key]
+
+    def train(
+        self,
+        folder: Path,
+        streams: Streams,
+        params: PyTree,
+        targets: Targets,
+        *,
+        method_config: Any,
+        optimizer: OptimizerConfig,
+        steps: int,
+        seed: int,
+        tick: Tick,
+        warn: Callable[[str], None],
+    ) -> TrainState:
+        """One run, resumed if it was begun."""
+        data, interval = self.config.data, self.config.mixture.interval
+        spec = PlanSpec(rows=tuple(map(int, streams.rows)), batch=data.batch, seed=seed)
+        constants = RunConstants(
+            heldout=jnp.asarray(streams.heldout), rows=jnp.asarray(streams.rows), horizon=jnp.int32(steps)
+        )
+        plain, jitted = self.step(optimizer, method_config)
+        engine: Engine
+        if data.engine == "device":
+            engine = DeviceEngine(plain, spec, streams.stores, constants)
+        else:
+            mesh = data_mesh(data.batch)
+            engine = HostEngine(jitted, spec, streams.stores, constants, interval=interval, mesh=mesh)
+        run = Run(
+            folder=folder,
+            steps=steps,
+            interval=interval,
+            batch_tokens=data.batch_tokens,
+            row_tokens=data.sequence,
+            rows=streams.rows.astype(np.int64),
+            facts=canonical({"data": fingerprint(spec), "steps": steps}),
+            loop=self.config.loop,
+        )
+        state = start(params, optimizer.build(), method_config.build(), targets)
+        state = train(run, engine, state, tick=tick, warn=warn)
+        keep = Checkpoints(folder / "params", keep=1)
+        keep.save(steps, state.params, {})
+        keep.close()
+        return state
+
+    def load_params(self, folder: Path) -> PyTree:
+        """The parameters that a finished run left in its folder.
+
+        Raises:
+            UserError: they are missing or damaged.
+        """
+        checkpoints = Checkpoints(folder / "params")
+        found = checkpoints.restore(self.model.init(0), {})
+        checkpoints.close()
+        if found is None:
+            raise UserError(f"the finished stage {folder} has no usable parameters", "delete that folder and run again")
+        return found[1]
+
+
+def heldout_rows(store: TokenRows, wanted: int, domain: str) -> np.ndarray:
+    """Evenly spread held-out rows of a domain, [rows, sequence + 1].
+
+    Raises:
+        UserError: the domain has fewer rows than wanted.
+    """
+    have = len(store)
+    if have < wanted:
+        raise UserError(
+            f"domain '{domain}' has {have} held-out rows of {store.length} tokens, data.heldout_rows asks for {wanted}",
+            f"set data.heldout_rows to at most {have}, raise corpus.heldout_fraction, or give the domain more text",
+        )
+    chosen = (np.arange(wanted, dtype=np.uint64) * have // wanted).astype(np.uint32)
+    return store.read(chosen)

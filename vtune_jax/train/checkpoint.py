@@ -1,0 +1,157 @@
+"""Checkpoints: the one module that knows orbax.
+
+A checkpoint is one folder per step with two items: `state`, the train state, and `facts`, JSON with the format's
+version, a checksum of the state and what the run was made of. Orbax writes it in the background and renames it into
+place when it is whole.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import Array, PyTree, UInt32
+
+from vtune_jax.errors import UserError
+
+FORMAT = 1
+Facts = dict[str, Any]
+T = TypeVar("T")
+
+
+class Checkpoints:
+    """The checkpoints of one run: saved in the background, the newest few kept, the newest sound one restored."""
+
+    def __init__(self, folder: Path, *, keep: int = 2, warn: Callable[[str], None] = lambda message: None) -> None:
+        """Opens (and creates) a folder of checkpoints.
+
+        Args:
+            folder: where the steps' folders lie.
+            keep: how many of the newest are kept.
+            warn: told, in one line, of each checkpoint that cannot be used.
+        """
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._folder = folder.absolute()
+        self._warn = warn
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            step_prefix="step",
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def save(self, step: int, state: PyTree, facts: Facts) -> None:
+        """Starts writing; returns as soon as the state is copied, so that the next step may overwrite it."""
+        facts = {**facts, "format": FORMAT, "checksum": _hex(checksum(state))}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts))
+        try:
+            self._manager.save(step, args=items)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+
+    def restore(self, template: T, facts: Facts) -> tuple[int, T] | None:
+        """The newest checkpoint that is whole.
+
+        Args:
+            template: a state of the same shapes, dtypes and placement.
+            facts: what this run is made of; the checkpoint's must agree.
+
+        Returns:
+            its step and state, or None when there is no usable checkpoint.
+
+        Raises:
+            UserError: the checkpoint belongs to a run made of something else.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            found = self._read(step, template)
+            if found is None:
+                # Left in place it would block the retrained step of the same number.
+                self._manager.delete(step)
+                continue
+            state, saved = found
+            differing = [key for key, value in facts.items() if saved.get(key) != value]
+            if differing:
+                raise UserError(
+                    f"the checkpoint at {self._folder} was made with other {', '.join(differing)}",
+                    "use another run folder, or delete this one to start again",
+                )
+            return step, state
+        return None
+
+    def _read(self, step: int, template: T) -> tuple[T, Facts] | None:
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(template), facts=ocp.args.JsonRestore())
+        try:
+            read = self._manager.restore(step, args=items)
+            facts = dict(read["facts"])
+            sound = facts.get("format") == FORMAT and facts.get("checksum") == _hex(checksum(read["state"]))
+        # Orbax and its storage layer raise many kinds of error for a damaged file; each means the same here.
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        else:
+            if sound:
+                return read["state"], facts
+            reason = "its checksum does not match"
+        self._warn(f"checkpoint of step {step} in {self._folder} is damaged ({reason}); trying the one before")
+        return None
+
+    def wait(self) -> None:
+        """Returns when everything saved is on disk.
+
+        Raises:
+            UserError: the disk was full or not writable.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+
+    def close(self) -> None:
+        """Waits and lets go of the background threads."""
+        self.wait()
+        self._manager.close()
+
+
+@jax.jit
+def checksum(state: PyTree) -> UInt32[Array, " 2"]:
+    """64 bits over every bit of a pytree, independent of how it is sharded.
+
+    Each leaf's 32-bit words are multiplied by odd numbers that depend on their position and added modulo 2**32, twice.
+    """
+    total = jnp.zeros(2, jnp.uint32)
+    for index, leaf in enumerate(jax.tree.leaves(state)):
+        words = _words(leaf).ravel()
+        place = jax.lax.iota(jnp.uint32, words.size) + jnp.uint32(index * 0x9E3779B1 % 2**32)
+        for row, factor in enumerate((0x85EBCA6B, 0xC2B2AE35)):
+            mixed = (place * jnp.uint32(factor)) ^ (place >> 15)
+            total = total.at[row].add(((words ^ (words >> 7)) * (mixed | 1)).sum(dtype=jnp.uint32))
+    return total
+
+
+def _words(leaf: Array) -> UInt32[Array, "..."]:
+    if leaf.dtype == jnp.bool_:
+        return leaf.astype(jnp.uint32)
+    width = leaf.dtype.itemsize
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[width]
+    return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+
+
+def _hex(words: UInt32[Array, " 2"]) -> str:
+    return "".join(f"{word:08x}" for word in np.asarray(words))
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write a checkpoint to {folder} ({error.strerror or error})",
+        "free some space and run the same command again; it goes on from the newest whole checkpoint",
+    )
+
+
+def canonical(facts: Facts) -> Facts:
+    """Facts as JSON gives them back, so that a saved and a fresh one compare equal."""
+    return json.loads(json.dumps(facts))

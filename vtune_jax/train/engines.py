@@ -1,0 +1,170 @@
+"""Two ways of feeding the same train step: from the host through grain, or from accelerator memory inside a scan.
+
+Both realise the same plan, so they train on identical batches.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from vtune_jax.data.device_engine import TokenTable, build_table, draw
+from vtune_jax.data.grain_engine import MixtureIterator
+from vtune_jax.data.plan import PlanSpec
+from vtune_jax.data.rows import TokenRows
+from vtune_jax.train.state import RunConstants, TrainState
+from vtune_jax.train.step import Batch, StepMetrics, TrainStep
+
+MetricRows = list[dict[str, np.ndarray]]
+
+
+class Engine(Protocol):
+    """Advances a train state by several steps that do not cross a weight update."""
+
+    def start(self, state: TrainState) -> TrainState:
+        """Takes the data position from the state (and places it on the devices)."""
+        ...
+
+    def advance(self, state: TrainState, steps: int) -> tuple[TrainState, MetricRows]:
+        """Runs `steps` optimiser steps; returns one row of metrics for each."""
+        ...
+
+
+class HostEngine:
+    """Rows are read by the host, batch by batch; for corpora of any size and any number of processes."""
+
+    def __init__(
+        self,
+        train_step: Callable[..., tuple[TrainState, StepMetrics]],
+        spec: PlanSpec,
+        stores: Sequence[TokenRows],
+        constants: RunConstants,
+        *,
+        interval: int,
+        mesh: Mesh | None = None,
+    ) -> None:
+        """Prepares the iterator; `start` gives it its position.
+
+        Args:
+            train_step: jitted, first argument donated; see `compile_step`.
+            spec: of the global batch.
+            stores: the rows of each domain.
+            constants: of the run.
+            interval: optimiser steps between weight updates.
+            mesh: devices over which the batch is split; None for one device.
+        """
+        self._train_step = train_step
+        self._mesh = mesh
+        self._constants = replicate(constants, mesh)
+        self._interval = interval
+        self._iterator = MixtureIterator(
+            spec,
+            stores,
+            quota=np.zeros(len(stores), np.uint32),
+            interval=interval,
+            shard=(jax.process_index(), jax.process_count()),
+        )
+        self._step = 0
+
+    def start(self, state: TrainState) -> TrainState:
+        """See `Engine`."""
+        self._step = int(state.step)
+        mixture = jax.device_get(state.mixture)
+        self._iterator.seek(self._step, mixture.cursor, mixture.quota)
+        return replicate(state, self._mesh)
+
+    def advance(self, state: TrainState, steps: int) -> tuple[TrainState, MetricRows]:
+        """See `Engine`."""
+        if self._step % self._interval == 0:
+            self._iterator.post(self._step // self._interval, np.asarray(state.mixture.quota))
+        pending = []
+        for _ in range(steps):
+            batch = next(self._iterator)
+            state, metrics = self._train_step(state, self._place(batch), self._constants)
+            pending.append(metrics)
+        self._step += steps
+        return state, jax.device_get(pending)
+
+    def _place(self, batch: dict[str, Any]) -> Batch:
+        arrays = {"tokens": batch["tokens"], "domain": batch["domain"]}
+        if self._mesh is None:
+            return arrays
+        rows = NamedSharding(self._mesh, PartitionSpec("data"))
+        return {name: jax.make_array_from_process_local_data(rows, array) for name, array in arrays.items()}
+
+
+class DeviceEngine:
+    """All tokens lie in accelerator memory and batches are gathered inside one `lax.scan` over the steps."""
+
+    def __init__(
+        self, train_step: TrainStep, spec: PlanSpec, stores: Sequence[TokenRows], constants: RunConstants
+    ) -> None:
+        """Copies the tokens to the device; `train_step` is the plain function, not its jitted form."""
+        self._constants = constants
+        self._table = build_table(stores)
+        self._run = jax.jit(
+            partial(scan_steps, train_step, spec, stores[0].length),
+            static_argnames="steps",
+            donate_argnums=0,
+        )
+
+    def start(self, state: TrainState) -> TrainState:
+        """See `Engine`."""
+        return state
+
+    def advance(self, state: TrainState, steps: int) -> tuple[TrainState, MetricRows]:
+        """See `Engine`. Each new number of steps compiles once more."""
+        state, stacked = self._run(state, self._table, self._constants, steps=steps)
+        columns = jax.device_get(stacked)
+        return state, [{name: column[index] for name, column in columns.items()} for index in range(steps)]
+
+
+def scan_steps(
+    train_step: TrainStep,
+    spec: PlanSpec,
+    row_length: int,
+    state: TrainState,
+    table: TokenTable,
+    constants: RunConstants,
+    *,
+    steps: int,
+) -> tuple[TrainState, StepMetrics]:
+    """Draws and learns `steps` times in one program; metrics come back stacked."""
+
+    def one(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
+        mixture = state.mixture
+        batch, _ = draw(spec, row_length, table, state.step.astype(jnp.uint32), mixture.quota, mixture.cursor)
+        return train_step(state, batch, constants)
+
+    return jax.lax.scan(one, state, length=steps)
+
+
+def compile_step(train_step: TrainStep) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """The jitted form for `HostEngine`: the old state's memory is reused for the new one."""
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def data_mesh(batch: int) -> Mesh | None:
+    """All devices in a row, for data parallelism; None where there is one.
+
+    Raises:
+        ValueError: the batch does not divide by the number of devices.
+    """
+    devices = jax.devices()
+    if len(devices) == 1:
+        return None
+    if batch % len(devices):
+        raise ValueError(f"batch must be a multiple of the {len(devices)} devices, got {batch}.")
+    return Mesh(np.array(devices), ("data",))
+
+
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """The same values on every device of the mesh."""
+    if mesh is None:
+        return tree
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

@@ -1,0 +1,181 @@
+"""The training loop: advance, record, save. All effects of a run are here."""
+
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+from vtune_jax.core.types import LossSums
+from vtune_jax.errors import UserError
+from vtune_jax.train.checkpoint import Checkpoints, Facts
+from vtune_jax.train.engines import Engine, MetricRows
+from vtune_jax.train.evaluate import mean_loss
+from vtune_jax.train.metrics import JsonLines
+from vtune_jax.train.state import TrainState
+
+Tick = Callable[[int, dict[str, Any]], None]
+"""Told after each chunk: steps just done, and `loss`, `weights`, `tokens`."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved."""
+
+    def __init__(self, step: int, signal_number: int) -> None:
+        super().__init__(f"stopped at step {step}; the state is saved")
+        self.step = step
+        self.signal_number = signal_number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How often a run is recorded and saved."""
+
+    log_every: int = 10  # steps between looks at the metrics; each step has its row all the same
+    checkpoint_every: int = 50  # steps
+    keep_checkpoints: int = 2  # newest kept
+
+    def __post_init__(self) -> None:
+        for field in ("log_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run on disk and in numbers; `train` carries it out."""
+
+    folder: Path
+    steps: int
+    interval: int  # optimiser steps between weight updates
+    batch_tokens: int
+    row_tokens: int
+    rows: np.ndarray  # training rows per domain and epoch
+    facts: Facts  # what the data and the model are made of; a checkpoint of something else is refused
+    loop: LoopConfig
+
+
+def train(
+    run: Run,
+    engine: Engine,
+    state: TrainState,
+    *,
+    tick: Tick = lambda steps, fields: None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> TrainState:
+    """Trains to the end of the run, from its newest checkpoint if it has one.
+
+    Metrics of each step go to `steps.jsonl`, of each weight update to `updates.jsonl`; both are cut back to the
+    checkpoint on resuming, so that an interrupted run leaves the same files as an unbroken one.
+
+    Args:
+        run: folder, length and what it is made of.
+        engine: feeds the train step.
+        state: the state before the first step; also the template for restoring.
+        tick: told of progress.
+        warn: told of damaged checkpoints.
+
+    Returns:
+        The final state, which is also the newest checkpoint.
+
+    Raises:
+        Interrupted: SIGTERM or Ctrl-C; the state is saved.
+        UserError: the loss is not finite; the newest checkpoint is the last good one.
+    """
+    steps_file, updates_file = (JsonLines(run.folder / name) for name in ("steps.jsonl", "updates.jsonl"))
+    checkpoints = Checkpoints(run.folder / "checkpoints", keep=run.loop.keep_checkpoints, warn=warn)
+    try:
+        restored = checkpoints.restore(state, run.facts)
+        step, state = restored if restored else (0, state)
+        for file in (steps_file, updates_file):
+            file.cut(step)
+        state = engine.start(state)
+        tick(step, {})
+        with stop_signals() as asked:
+            while step < run.steps:
+                until = next_stop(step, run)
+                state, rows = engine.advance(state, until - step)
+                check_finite(step, rows, run.folder)
+                steps_file.append(step_rows(step, rows, run.batch_tokens))
+                if until % run.interval == 0:
+                    updates_file.append([update_row(until, state, rows[-1], run)])
+                ticked = {"loss": float(rows[-1]["loss"]), "tokens": until * run.batch_tokens}
+                tick(until - step, {**ticked, "weights": np.asarray(state.mixture.weights)})
+                step = until
+                if asked or step % run.loop.checkpoint_every == 0 or step == run.steps:
+                    checkpoints.save(step, state, run.facts)
+                if asked and step < run.steps:
+                    checkpoints.wait()
+                    raise Interrupted(step, asked[0])
+        return state
+    finally:
+        checkpoints.close()
+
+
+def next_stop(step: int, run: Run) -> int:
+    """The next step at which the loop has something to do."""
+    every = (run.interval, run.loop.log_every, run.loop.checkpoint_every)
+    return min([run.steps, *(step - step % period + period for period in every)])
+
+
+def check_finite(step: int, rows: MetricRows, folder: Path) -> None:
+    """Refuses to go on from a loss or gradient that is not a number."""
+    for offset, row in enumerate(rows):
+        if not (np.isfinite(row["loss"]) and np.isfinite(row["gradient_norm"])):
+            raise UserError(
+                f"the loss is {row['loss']:.4g} with gradient norm {row['gradient_norm']:.4g} at step "
+                f"{step + offset + 1}; the last good checkpoint is kept in {folder / 'checkpoints'}",
+                "lower peak_learning_rate or clip_norm, or lengthen warmup_fraction",
+            )
+
+
+def step_rows(step: int, rows: MetricRows, batch_tokens: int) -> list[dict[str, Any]]:
+    """One record for each step; `step` counts steps done."""
+    names = ("loss", "learning_rate", "gradient_norm")
+    return [
+        {"step": done, "tokens": done * batch_tokens, **{name: float(row[name]) for name in names}}
+        for done, row in enumerate(rows, start=step + 1)
+    ]
+
+
+def update_row(step: int, state: TrainState, metrics: dict[str, np.ndarray], run: Run) -> dict[str, Any]:
+    """What an update saw and decided, and what has been read so far."""
+    mixture = jax.device_get(state.mixture)
+    newest = (mixture.history.entries - 1) % mixture.history.nats.shape[0]
+    heldout = LossSums(mixture.history.nats[newest], mixture.history.tokens[newest])
+    train = LossSums(metrics["train_nats"], metrics["train_tokens"])
+    epochs = mixture.cursor.epoch + mixture.cursor.row / run.rows
+    return {
+        "step": step,
+        "tokens": step * run.batch_tokens,
+        "weights": mixture.weights,
+        "heldout_loss": mean_loss(heldout),
+        "train_loss": mean_loss(train),
+        "tokens_read": np.round(epochs * run.rows).astype(np.int64) * run.row_tokens,
+        "epochs": epochs,
+    }
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; outside the main thread it changes nothing."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,69 @@
+"""The train state: one pytree that holds everything a step may change."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int, PyTree, UInt32
+
+from vtune_jax.core.simplex import to_quota
+from vtune_jax.core.types import Cursor, LossSums, Method, MixtureState, Targets
+
+
+class TrainState(NamedTuple):
+    """A checkpoint is this tree and nothing else: the data position is `step`, the cursor and the quota in it."""
+
+    step: Int[Array, ""]  # optimiser steps done
+    params: PyTree
+    optimizer: optax.OptState
+    mixture: MixtureState
+
+
+class RunConstants(NamedTuple):
+    """What a run holds fixed but a compiled step must not: runs that differ only here share one program."""
+
+    heldout: Int[Array, "domains rows tokens"]  # the rows behind every held-out loss
+    rows: UInt32[Array, " domains"]  # training rows in one epoch of each domain
+    horizon: Int[Array, ""]  # optimiser steps of the whole run
+
+
+def start_mixture(method: Method, targets: Targets) -> MixtureState:
+    """The mixture before the first step: the prior's weights, nothing read, nothing observed."""
+    domains = targets.prior.shape[0]
+    # Two arrays, not one twice: a donated state must not hold the same buffer in two places.
+    cursor = Cursor(*(jnp.zeros(domains, jnp.uint32) for _ in Cursor._fields))
+    return MixtureState(
+        weights=jnp.array(targets.prior),
+        quota=to_quota(targets.prior),
+        cursor=cursor,
+        train=no_losses(domains),
+        history=method.init(targets),
+        targets=targets,
+    )
+
+
+def no_losses(domains: int) -> LossSums:
+    """Sums over no tokens."""
+    return LossSums(nats=jnp.zeros(domains), tokens=jnp.zeros(domains, jnp.int32))
+
+
+def start(
+    params: PyTree, transform: optax.GradientTransformation, method: Method, targets: Targets
+) -> TrainState:
+    """The state before the first step. Copies its arguments: the step donates the state, and the caller keeps his."""
+    params, targets = jax.tree.map(jnp.array, (params, targets))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        optimizer=transform.init(params),
+        mixture=start_mixture(method, targets),
+    )
+
+
+def make_targets(
+    initial: np.ndarray, target: np.ndarray, target_error: np.ndarray, prior: np.ndarray
+) -> Targets:
+    """Targets in float32 from host arrays."""
+    return Targets(*(jnp.asarray(value, jnp.float32) for value in (initial, target, target_error, prior)))
