@@ -104,14 +104,14 @@ def _stage(options: argparse.Namespace) -> int:
     overrides = (*options.overrides, *(["corpus.skip_bad=true"] if options.skip_bad else []))
     config = experiment.load(options.config, overrides)
     folder = options.run_folder or Path("runs") / config.name
-    with Progress(silent=options.quiet) as progress:
-        pipeline = Pipeline(config, folder, progress)
-        try:
-            with pipeline.run_folder.locked():
-                _run(pipeline, options.name, Console())
-        except Interrupted as stop:
-            progress.note(f"{stop}; the same command goes on from there")
-            return 128 + stop.signal_number
+    progress = Progress(silent=options.quiet)
+    pipeline = Pipeline(config, folder, progress)
+    try:
+        with pipeline.run_folder.locked():
+            _run(pipeline, options.name, Console())
+    except Interrupted as stop:
+        progress.note(f"{stop}; the same command goes on from there")
+        return 128 + stop.signal_number
     return 0
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from vtune_jax import settings
 from vtune_jax.data.corpus import CorpusConfig
-from vtune_jax.fits.targets import POLICIES
+from vtune_jax.fits.targets import Policy
 from vtune_jax.models import DecoderConfig
 from vtune_jax.rules import Static, Velocitune, prior_weights
 from vtune_jax.train.loop import LoopConfig
@@ -82,7 +82,7 @@ class TargetsConfig:
     subsample: float = 0.5  # share of each domain's training rows that proxies may read
     level: float = 0.9  # of the interval
     min_gap: float = 1e-2  # nats; a target must lie this far below the initial loss
-    when_unusable: Literal[POLICIES] = "last_seen"  # type: ignore[valid-type]
+    when_unusable: Policy = "last_seen"  # what becomes of a domain without a usable target
     losses: tuple[float, ...] = ()  # the user's own targets, per domain; then no proxy runs
 
     def __post_init__(self) -> None:

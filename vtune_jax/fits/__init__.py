@@ -1,0 +1,26 @@
+"""Scaling-law fits: from losses at few tokens to the loss at the full budget, with an interval and a verdict.
+
+>>> import numpy as np
+>>> from vtune_jax.fits import estimate_targets, fit_loss_curves
+>>> tokens = np.array([1e6, 2e6, 4e6, 8e6, 16e6, 32e6])
+>>> losses = 2.0 + 300.0 / tokens[:, None] ** 0.4  # one domain that obeys the law exactly
+>>> fit = fit_loss_curves(tokens, losses)
+>>> [round(float(value), 6) for value in (fit.E[0], np.exp(fit.log_B[0]), fit.beta[0])]
+[2.0, 300.0, 0.4]
+>>> estimate = estimate_targets(tokens, losses, 100e6, initial_losses=np.array([4.0]))
+>>> round(float(estimate.target[0]), 4), str(estimate.verdict[0])
+(2.1893, 'trustworthy')
+"""
+
+from vtune_jax.fits.power_law import PowerLawFit, fit_loss_curves, predict
+from vtune_jax.fits.targets import TargetEstimate, Verdict, apply_policy, estimate_targets
+
+__all__ = [
+    "PowerLawFit",
+    "TargetEstimate",
+    "Verdict",
+    "apply_policy",
+    "estimate_targets",
+    "fit_loss_curves",
+    "predict",
+]

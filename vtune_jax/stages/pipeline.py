@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from vtune_jax import settings
 from vtune_jax.config import ExperimentConfig, MethodConfig
 from vtune_jax.data import corpus
-from vtune_jax.data.corpus import PreparedCorpus
+from vtune_jax.data.tokens import PreparedCorpus
 from vtune_jax.data.rows import TokenRows
 from vtune_jax.errors import UserError
 from vtune_jax.progress import Progress

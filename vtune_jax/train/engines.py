@@ -59,22 +59,24 @@ class HostEngine:
             mesh: devices over which the batch is split; None for one device.
         """
         self._train_step = train_step
-        self._mesh = mesh
+        self._spec, self._stores = spec, stores
         self._constants = replicate(constants, mesh)
         self._interval = interval
-        self._iterator = MixtureIterator(
-            spec,
-            stores,
-            quota=np.zeros(len(stores), np.uint32),
-            interval=interval,
-            shard=(jax.process_index(), jax.process_count()),
-        )
+        self._mesh = mesh
         self._step = 0
+        self._iterator: MixtureIterator
 
     def start(self, state: TrainState) -> TrainState:
         """See `Engine`."""
         self._step = int(state.step)
         mixture = jax.device_get(state.mixture)
+        self._iterator = MixtureIterator(
+            self._spec,
+            self._stores,
+            quota=mixture.quota,
+            interval=self._interval,
+            shard=(jax.process_index(), jax.process_count()),
+        )
         self._iterator.seek(self._step, mixture.cursor, mixture.quota)
         return replicate(state, self._mesh)
 

@@ -1,0 +1,212 @@
+"""Real text that every installation has: the embedded corpora of the quick start, with nothing to download.
+
+Read from the standard library and from this package's own dependencies, as files: nothing is imported or run. The
+text depends only on the versions of Python and of `DISTRIBUTIONS`.
+"""
+
+import ast
+import hashlib
+import platform
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TypeVar
+
+from vtune_jax.errors import UserError
+
+P = TypeVar("P", bound=PurePath)
+
+EMBEDDED_VERSION = 1
+"""Raised when the same installed files would give other documents."""
+
+MAX_DOCUMENT_CHARACTERS = 6000
+DISTRIBUTIONS = (
+    "flax",
+    "grain",
+    "jax",
+    "jaxlib",
+    "jaxtyping",
+    "matplotlib",
+    "numpy",
+    "optax",
+    "orbax-checkpoint",
+    "plotly",
+    "pyarrow",
+    "rich",
+    "scipy",
+    "tokenizers",
+    "zstandard",
+)
+_STDLIB_LEFT_OUT = {
+    "encodings",
+    "ensurepip",
+    "idlelib",
+    "lib2to3",
+    "pydoc_data",
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "turtledemo",
+    "config",
+    "__pycache__",
+}
+
+
+def read(name: str) -> list[str]:
+    """The documents of an embedded corpus, in a fixed order.
+
+    Raises:
+        UserError: there is no corpus of that name.
+    """
+    if name not in CORPORA:
+        raise UserError(f"there is no embedded corpus '{name}'", f"use one of {', '.join(CORPORA)}")
+    texts, megabytes = CORPORA[name]
+    left = round(megabytes * 1e6)
+    documents = []
+    for text in texts():
+        for piece in cut(text, MAX_DOCUMENT_CHARACTERS):
+            left -= len(piece.encode())
+            if left < 0:
+                return documents
+            documents.append(piece)
+    return documents
+
+
+def fingerprint(name: str) -> dict[str, str]:
+    """What the documents depend on."""
+    return {
+        "embedded": f"{name}, version {EMBEDDED_VERSION}",
+        "python": platform.python_version(),
+        **{package: version(package) for package in _installed()},
+    }
+
+
+def cut(text: str, characters: int) -> Iterator[str]:
+    """Pieces of at most this many characters, cut at blank lines, or at line ends where a paragraph is longer."""
+    piece = ""
+    for paragraph in _paragraphs(text, characters):
+        if piece and len(piece) + len(paragraph) > characters:
+            yield piece.strip("\n")
+            piece = ""
+        piece += paragraph
+    if piece.strip():
+        yield piece.strip("\n")
+
+
+def _paragraphs(text: str, characters: int) -> Iterator[str]:
+    for paragraph in text.replace("\r\n", "\n").split("\n\n"):
+        if len(paragraph) + 2 <= characters:
+            yield paragraph + "\n\n"
+            continue
+        for line in paragraph.split("\n"):
+            # A single line longer than a whole document is data, not text.
+            if len(line) < characters:
+                yield line + "\n"
+
+
+def _python_source() -> Iterator[str]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for relative in _in_hash_order(path.relative_to(root) for path in root.rglob("*.py")):
+        folders = {"config" if part.startswith("config-") else part for part in relative.parts}
+        if not folders & _STDLIB_LEFT_OUT:
+            yield from _text(root / relative)
+
+
+def _c_headers() -> Iterator[str]:
+    for path in _files(("numpy", "scipy", "pyarrow"), lambda path: path.suffix in (".h", ".hpp")):
+        yield from _text(path)
+
+
+def _docstrings() -> Iterator[str]:
+    return _docstrings_of(("numpy", "scipy"))
+
+
+def _markdown() -> Iterator[str]:
+    def wanted(path: PurePath) -> bool:
+        prose = path.name == "METADATA" or path.name.upper().startswith(("LICENSE", "NOTICE", "README", "AUTHORS"))
+        return path.suffix in (".md", ".rst") or (prose and path.suffix in ("", ".txt"))
+
+    for path in _files(DISTRIBUTIONS, wanted):
+        for text in _text(path):
+            # The head of METADATA is a list of requirements; its text begins after the first blank line.
+            yield text.partition("\n\n")[2] if path.name == "METADATA" else text
+
+
+def _tests() -> Iterator[str]:
+    for path in _files(("numpy", "scipy"), lambda path: path.suffix == ".py" and "tests" in path.parts):
+        yield from _text(path)
+
+
+def _stubs() -> Iterator[str]:
+    for path in _files(("numpy", "scipy", "matplotlib", "pyarrow"), lambda path: path.suffix == ".pyi"):
+        if "tests" not in path.parts:
+            yield from _text(path)
+
+
+def _prose() -> Iterator[str]:
+    topics = Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data" / "topics.py"
+    for text in _text(topics):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Dict):
+                yield from (value.value for value in node.values if isinstance(value, ast.Constant))
+    yield from _docstrings_of(("matplotlib", "flax", "optax", "orbax-checkpoint", "grain", "rich", "jaxtyping"))
+
+
+CORPORA: dict[str, tuple[Callable[[], Iterable[str]], float]] = {
+    "prose": (_prose, 2.6),
+    "python": (_python_source, 2.4),
+    "c_headers": (_c_headers, 1.2),
+    "docstrings": (_docstrings, 2.0),
+    "markdown": (_markdown, 0.7),
+    "tests": (_tests, 1.6),
+    "stubs": (_stubs, 0.5),
+}
+"""Name to documents and size in megabytes; the sizes differ on purpose. `prose` shares no file with the others."""
+
+
+def _docstrings_of(packages: tuple[str, ...]) -> Iterator[str]:
+    for path in _files(packages, lambda path: path.suffix == ".py" and "tests" not in path.parts):
+        for text in _text(path):
+            try:
+                tree = ast.parse(text)
+            except SyntaxError:
+                continue
+            documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+            found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented))
+            yield from (docstring for docstring in found if docstring and len(docstring) > 200)
+
+
+def _installed() -> list[str]:
+    found = []
+    for package in DISTRIBUTIONS:
+        try:
+            distribution(package)
+        except PackageNotFoundError:
+            continue
+        found.append(package)
+    return found
+
+
+def _files(packages: Iterable[str], wanted: Callable[[PurePath], bool]) -> Iterator[Path]:
+    installed = set(_installed())
+    recorded = {
+        PurePosixPath(str(file)): file
+        for package in packages
+        if package in installed
+        for file in distribution(package).files or []
+    }
+    yield from (Path(str(recorded[path].locate())) for path in _in_hash_order(filter(wanted, recorded)))
+
+
+def _in_hash_order(paths: Iterable[P]) -> list[P]:
+    """A fixed order that mixes packages and folders, so that a corpus cut short is still a fair sample."""
+    return sorted(paths, key=lambda path: hashlib.sha256(path.as_posix().encode()).digest())
+
+
+def _text(path: Path) -> Iterator[str]:
+    try:
+        yield path.read_bytes().decode("utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return

@@ -1,0 +1,196 @@
+"""Tokens: the byte-level BPE tokenizer, token files, and a prepared corpus opened from them."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from vtune_jax.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+_BATCH_DOCUMENTS = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """A tokenizer trained on the corpus, or a given one."""
+
+    vocab_size: int = 2048  # of the trained one, special token and the 256 bytes included
+    file: str = ""  # a tokenizer.json to use instead
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 257:
+            raise ValueError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {self.vocab_size}")
+
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE; the same documents in the same order give the same tokenizer."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    return tokenizer
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer from its JSON.
+
+    Raises:
+        UserError: the file is missing, is no tokenizer, or has no end-of-text token.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no tokenizer {path}", "give the path of a tokenizer.json")
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    # The tokenizers library raises plain Exception for whatever is wrong with the file.
+    except Exception as error:
+        raise UserError(f"{path} is no tokenizer ({str(error):.80})", "give a tokenizer.json") from error
+    if tokenizer.token_to_id(END_OF_TEXT) is None:
+        raise UserError(f"the tokenizer {path} has no token {END_OF_TEXT}", "add it as a special token")
+    return tokenizer
+
+
+def dtype_of(vocab_size: int) -> np.dtype:
+    """The smallest unsigned type for token ids: two bytes where they fit."""
+    return np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenFile:
+    """A written file of tokens."""
+
+    file: str  # relative to the prepared folder
+    documents: int
+    tokens: int
+    bytes: int  # of the text
+    sha256: str
+
+
+def write_tokens(folder: Path, file: str, documents: Iterable[str], tokenizer: Tokenizer) -> TokenFile:
+    """Writes documents one after another, each followed by the end-of-text token; memory does not grow with them."""
+    # A document that spells out the end-of-text token must not end there.
+    tokenizer.encode_special_tokens = True
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    dtype = dtype_of(tokenizer.get_vocab_size())
+    digest = hashlib.sha256()
+    written = count = size = 0
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as out:
+        for batch in in_batches(documents, _BATCH_DOCUMENTS):
+            encoded = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            ids = np.concatenate([np.array([*entry.ids, end], dtype) for entry in encoded]).tobytes()
+            out.write(ids)
+            digest.update(ids)
+            written += len(ids) // dtype.itemsize
+            count += len(batch)
+            size += sum(len(text.encode()) for text in batch)
+    return TokenFile(file, count, written, size, digest.hexdigest())
+
+
+def in_batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Lists of up to `size` items."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedDomain:
+    """One domain's tokens, memory-mapped."""
+
+    name: str
+    train: np.ndarray
+    heldout: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedCorpus:
+    """A folder of token files with its manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path, *, verify: bool = False) -> "PreparedCorpus":
+        """Opens what `prepare` wrote.
+
+        Args:
+            folder: with `manifest.json`.
+            verify: also compares the hash of every token file, which reads all of them.
+
+        Raises:
+            UserError: the manifest is missing, or its files or the tokenizer are not those it names.
+        """
+        path = folder / "manifest.json"
+        if not path.is_file():
+            raise UserError(f"{folder} holds no prepared corpus", "run `vtune-jax prepare` first")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        fix = "delete that folder and prepare again"
+        if sha256(folder / "tokenizer.json") != manifest["tokenizer_sha256"]:
+            raise UserError(f"the tokenizer in {folder} is not the one its tokens were made with", fix)
+        width = np.dtype(manifest["dtype"]).itemsize
+        for entry in (part for domain in manifest["domains"] for part in (domain["train"], domain["heldout"])):
+            file = folder / entry["file"]
+            have = file.stat().st_size if file.is_file() else 0
+            if have != entry["tokens"] * width:
+                raise UserError(f"{file} has {have} bytes, the manifest says {entry['tokens'] * width}", fix)
+            if verify and sha256(file) != entry["sha256"]:
+                raise UserError(f"{file} is not the file that the manifest names (its hash differs)", fix)
+        return cls(folder, manifest)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The domains, in the order of every array."""
+        return tuple(domain["name"] for domain in self.manifest["domains"] if domain["role"] == "domain")
+
+    @property
+    def base_name(self) -> str:
+        """The base domain."""
+        return next(domain["name"] for domain in self.manifest["domains"] if domain["role"] == "base")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.manifest["vocab_size"]
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Hash of the tokenizer's file."""
+        return self.manifest["tokenizer_sha256"]
+
+    def domain(self, name: str) -> PreparedDomain:
+        """The tokens of one domain."""
+        entry = next(domain for domain in self.manifest["domains"] if domain["name"] == name)
+        parts = (
+            np.memmap(self.folder / entry[part]["file"], self.manifest["dtype"], "r") for part in ("train", "heldout")
+        )
+        return PreparedDomain(name, *parts)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content; empty if there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes it last, and whole: a folder with a manifest is a finished one."""
+    temporary = folder / "manifest.json.tmp"
+    temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "manifest.json")

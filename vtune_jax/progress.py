@@ -1,0 +1,106 @@
+"""What a run says while it works: a live bar in a terminal, plain lines elsewhere, nothing when silent."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+Tick = Callable[[int, dict[str, Any]], None]
+
+
+class Progress:
+    """Stage headings, notes and training bars, on standard error."""
+
+    def __init__(self, *, silent: bool = False, stream: TextIO | None = None, line_every_s: float = 10.0) -> None:
+        """Says nothing yet.
+
+        Args:
+            silent: says nothing at all but notes.
+            stream: standard error if None.
+            line_every_s: seconds between lines where there is no terminal.
+        """
+        from rich.console import Console
+
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._silent = silent
+        self._line_every_s = line_every_s
+
+    def stage(self, name: str, purpose: str) -> None:
+        """Announces a stage."""
+        if not self._silent:
+            self._console.print(f"[bold]{name}[/bold]: {purpose}")
+
+    def note(self, message: str) -> None:
+        """One line that the user should see, silent or not."""
+        self._console.print(f"  {message}", markup=False)
+
+    @contextmanager
+    def bar(self, title: str, steps: int, names: Sequence[str] = ()) -> Iterator[Tick]:
+        """Shows the progress of a run of `steps` steps; the value is called with steps done and fields.
+
+        Fields: `loss`, `tokens` (so far), `weights` (in the order of `names`).
+        """
+        if self._silent:
+            yield lambda done, fields: None
+        elif self._console.is_terminal:
+            yield from self._live(title, steps, names)
+        else:
+            yield from self._lines(title, steps, names)
+
+    def _live(self, title: str, steps: int, names: Sequence[str]) -> Iterator[Tick]:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Live
+
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[status]}"),
+        )
+        meter = _Meter(names)
+        with Live(*columns, console=self._console) as live:
+            task = live.add_task(title, total=steps, status="")
+
+            def tick(done: int, fields: dict[str, Any]) -> None:
+                live.update(task, advance=done, status=meter.status(done, fields))
+
+            yield tick
+
+    def _lines(self, title: str, steps: int, names: Sequence[str]) -> Iterator[Tick]:
+        meter, done_so_far, last = _Meter(names), 0, time.monotonic()
+
+        def tick(done: int, fields: dict[str, Any]) -> None:
+            nonlocal done_so_far, last
+            done_so_far += done
+            status = meter.status(done, fields)
+            if done_so_far < steps and time.monotonic() - last < self._line_every_s:
+                return
+            last = time.monotonic()
+            self._console.print(f"  {title} {done_so_far}/{steps} {status}", markup=False)
+
+        yield tick
+
+
+class _Meter:
+    """Turns ticks into a short status: loss, tokens per second, weights, time left."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._start: tuple[float, int] | None = None
+
+    def status(self, done: int, fields: dict[str, Any]) -> str:
+        parts = []
+        if "loss" in fields:
+            parts.append(f"loss {fields['loss']:.3f}")
+        if "tokens" in fields:
+            now, tokens = time.monotonic(), fields["tokens"]
+            # The first chunk compiles; the clock starts after it.
+            began, before = self._start = self._start or (now, tokens)
+            if tokens > before:
+                parts.append(f"{(tokens - before) / (now - began):,.0f} tokens/s")
+        if "weights" in fields and self._names:
+            largest = sorted(zip(fields["weights"], self._names, strict=True), reverse=True)[:3]
+            parts.append(" ".join(f"{name} {weight:.0%}" for weight, name in largest))
+        return "  ".join(parts)

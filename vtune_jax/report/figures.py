@@ -1,0 +1,204 @@
+"""The figures of the report: each takes results and returns an interactive plotly figure."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from vtune_jax.report.results import ArmResult, Results
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers; the control is grey.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7B4173")
+CONTROL_COLOUR, TARGET_COLOUR = "#767676", "#009E73"
+FONT = "Inter, system-ui, -apple-system, 'Segoe UI', sans-serif"
+_COLUMNS = 3
+
+
+def losses(results: Results) -> go.Figure:
+    """Held-out loss of each domain over tokens, with its target and interval: one small picture per domain."""
+    figure = _grid(results.domains)
+    targets = results.targets
+    for index, (row, column) in enumerate(_cells(len(results.domains))):
+        place = {"row": row, "col": column}
+        lower, upper = targets.lower[index], targets.upper[index]
+        if lower is not None and upper is not None:
+            figure.add_hrect(y0=lower, y1=upper, fillcolor=TARGET_COLOUR, opacity=0.12, line_width=0, **place)
+        if targets.target[index] is not None:
+            figure.add_hline(y=targets.target[index], line={"color": TARGET_COLOUR, "dash": "dash", "width": 1.5}, **place)
+        for arm in results.arms.values():
+            figure.add_trace(_line(results, arm, _column(arm, "heldout_loss", index), show=index == 0), **place)
+    return _styled(figure, height=240 * math.ceil(len(results.domains) / _COLUMNS) + 80)
+
+
+def remaining(results: Results) -> go.Figure:
+    """Remaining fraction of each domain over tokens: one small picture per domain."""
+    figure = _grid(results.domains)
+    for index, (row, column) in enumerate(_cells(len(results.domains))):
+        place = {"row": row, "col": column}
+        figure.add_hline(y=0, line={"color": TARGET_COLOUR, "dash": "dash", "width": 1.5}, **place)
+        for arm in results.arms.values():
+            figure.add_trace(_line(results, arm, _column(arm, "remaining", index), show=index == 0), **place)
+    figure.update_yaxes(tickformat=".0%")
+    return _styled(figure, height=240 * math.ceil(len(results.domains) / _COLUMNS) + 80)
+
+
+def weights(results: Results) -> go.Figure:
+    """Weights over tokens of every arm whose weights move, with the prior dotted."""
+    arms = results.challengers or list(results.arms.values())
+    figure = make_subplots(1, len(arms), subplot_titles=[arm.name for arm in arms], shared_yaxes=True)
+    for place, arm in enumerate(arms, start=1):
+        for index, name in enumerate(results.domains):
+            colour = PALETTE[index % len(PALETTE)]
+            values = _column(arm, "weights", index)
+            line = go.Scatter(
+                x=_tokens(arm),
+                y=values,
+                name=name,
+                mode="lines",
+                line={"color": colour, "width": 2.5, "shape": "hv"},
+                showlegend=place == 1,
+                legendgroup=name,
+            )
+            prior = go.Scatter(
+                x=[0, _tokens(arm)[-1]],
+                y=[values[0]] * 2,
+                mode="lines",
+                line={"color": colour, "width": 1, "dash": "dot"},
+                showlegend=False,
+                legendgroup=name,
+                hoverinfo="skip",
+            )
+            figure.add_trace(line, row=1, col=place)
+            figure.add_trace(prior, row=1, col=place)
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    figure.update_xaxes(title_text="training tokens")
+    return _styled(figure, height=420)
+
+
+def reading(results: Results) -> go.Figure:
+    """Tokens read per domain and arm; the label is the number of epochs."""
+    figure = go.Figure()
+    for arm in results.arms.values():
+        last = arm.updates[-1]
+        figure.add_trace(
+            go.Bar(
+                x=list(results.domains),
+                y=last["tokens_read"],
+                name=arm.name,
+                marker_color=colour_of(results, arm),
+                text=["" if epochs is None else f"{epochs:.2f}×" for epochs in last["epochs"]],
+                textposition="outside",
+                cliponaxis=False,
+            )
+        )
+    figure.update_layout(barmode="group")
+    figure.update_yaxes(title_text="tokens read")
+    return _styled(figure, height=380)
+
+
+def fits(results: Results) -> go.Figure:
+    """The proxies' ends, the law fitted through them, and the target with its interval."""
+    figure = _grid(results.domains)
+    targets, points = results.targets, results.targets.points
+    for index, (row, column) in enumerate(_cells(len(results.domains))):
+        place = {"row": row, "col": column}
+        ends = [row_losses[index] for row_losses in points["loss"]]
+        if targets.law is not None:
+            span = _geometric(min(points["tokens"]), targets.target_tokens)
+            law = {name: values[index] for name, values in targets.law.items()}
+            curve = [_law(law, tokens) for tokens in span]
+            figure.add_trace(_plain_line(span, curve, "law", "#999999", index == 0), **place)
+        figure.add_trace(_markers(points["tokens"], ends, "ends of the proxy runs", PALETTE[0], index == 0), **place)
+        target = targets.target[index]
+        lower, upper = targets.lower[index], targets.upper[index]
+        bars: dict[str, Any] = {}
+        if None not in (target, lower, upper):
+            bars = {"error_y": {"array": [upper - target], "arrayminus": [target - lower], "symmetric": False}}
+        marker = _markers([targets.target_tokens], [target], "target", TARGET_COLOUR, index == 0)
+        figure.add_trace(marker.update(bars), **place)
+    figure.update_xaxes(type="log")
+    return _styled(figure, height=240 * math.ceil(len(results.domains) / _COLUMNS) + 80)
+
+
+def training(results: Results) -> go.Figure:
+    """Training loss of every arm, smoothed over 10 steps."""
+    figure = go.Figure()
+    for arm in results.arms.values():
+        raw = [row["loss"] for row in arm.train]
+        smooth = [sum(raw[max(0, end - 10) : end]) / min(end, 10) for end in range(1, len(raw) + 1)]
+        tokens = [row["tokens"] for row in arm.train]
+        figure.add_trace(_plain_line(tokens, smooth, arm.name, colour_of(results, arm), True))
+    figure.update_xaxes(title_text="training tokens")
+    figure.update_yaxes(title_text="nats per token")
+    return _styled(figure, height=320)
+
+
+def colour_of(results: Results, arm: ArmResult) -> str:
+    """The same colour for an arm in every figure."""
+    control = results.control
+    if control is not None and arm.name == control.name:
+        return CONTROL_COLOUR
+    names = [challenger.name for challenger in results.challengers]
+    return PALETTE[names.index(arm.name) % len(PALETTE)]
+
+
+def _grid(names: Sequence[str]) -> go.Figure:
+    rows = math.ceil(len(names) / _COLUMNS)
+    gap = min(0.12, 0.3 / max(rows, 1))
+    return make_subplots(rows, _COLUMNS, subplot_titles=list(names), vertical_spacing=gap, horizontal_spacing=0.07)
+
+
+def _cells(count: int) -> Iterator[tuple[int, int]]:
+    return ((index // _COLUMNS + 1, index % _COLUMNS + 1) for index in range(count))
+
+
+def _tokens(arm: ArmResult) -> list[int]:
+    return [row["tokens"] for row in arm.updates]
+
+
+def _column(arm: ArmResult, name: str, index: int) -> list[float | None]:
+    return [row[name][index] for row in arm.updates]
+
+
+def _line(results: Results, arm: ArmResult, values: list[float | None], *, show: bool) -> go.Scatter:
+    return _plain_line(_tokens(arm), values, arm.name, colour_of(results, arm), show)
+
+
+def _plain_line(x: Sequence[float], y: Sequence[float | None], name: str, colour: str, show: bool) -> go.Scatter:
+    return go.Scatter(
+        x=list(x), y=list(y), name=name, legendgroup=name, showlegend=show, mode="lines", line={"color": colour, "width": 2}
+    )
+
+
+def _markers(x: Sequence[float], y: Sequence[float | None], name: str, colour: str, show: bool) -> go.Scatter:
+    return go.Scatter(
+        x=list(x), y=list(y), name=name, legendgroup=name, showlegend=show, mode="markers", marker={"color": colour, "size": 8}
+    )
+
+
+def _law(law: dict[str, float | None], tokens: float) -> float | None:
+    irreducible, log_b, beta = law["E"], law["log_B"], law["beta"]
+    if irreducible is None or beta is None:
+        return None
+    return irreducible + (0.0 if log_b is None else math.exp(log_b - beta * math.log(tokens)))
+
+
+def _geometric(first: float, last: float, count: int = 40) -> list[float]:
+    return [first * (last / first) ** (index / (count - 1)) for index in range(count)]
+
+
+def _styled(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 56, "r": 16, "t": 56, "b": 48},
+        font={"family": FONT, "size": 13, "color": "#2b2b2b"},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        hovermode="x unified",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    figure.update_annotations(font_size=13)
+    return figure

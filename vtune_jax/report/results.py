@@ -1,0 +1,177 @@
+"""The results of an experiment as one value and one JSON file, which the report is made from."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from vtune_jax.errors import UserError
+
+SCHEMA_VERSION = 1
+Column = list[float | None]
+"""One number per domain; None where there is none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArmResult:
+    """One method's run."""
+
+    name: str
+    method: str  # with its hyper-parameters
+    updates: list[dict[str, Any]]
+    """Rows of `step`, `tokens` and the columns `weights`, `heldout_loss`, `remaining`, `tokens_read`, `epochs`; the
+    first is the base model at step 0."""
+    train: list[dict[str, Any]]  # rows of `step`, `tokens`, `loss`, `learning_rate`, `gradient_norm`
+    final: dict[str, Any]
+    """`heldout_loss` and `remaining` columns; `base_loss`, `average_loss`, `smallest_progress`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetResult:
+    """What each domain was predicted to reach."""
+
+    initial: Column
+    target: Column
+    lower: Column
+    upper: Column
+    verdict: list[str]
+    advice: list[str]
+    law: dict[str, Column] | None  # E, log_B, beta of L(D) = E + B / D**beta
+    points: dict[str, Any]  # `tokens` of each proxy, `loss` [proxies][domains]
+    target_tokens: int
+    proxy_tokens: int
+    level: float
+    notes: list[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """An experiment, ready to be shown."""
+
+    experiment: str
+    domains: tuple[str, ...]
+    base: str
+    initial_base_loss: float
+    arms: dict[str, ArmResult]
+    targets: TargetResult
+    corpus: dict[str, Any]  # the manifest
+    run: dict[str, Any]  # provenance
+
+    def save(self, path: Path) -> None:
+        """Writes JSON, whole or not at all."""
+        temporary = path.with_name(path.name + ".tmp")
+        content = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: the file is missing, is no results file, or has another schema.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found = content.pop("schema_version", None)
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"{path} is no results file ({error})", "run `vtune-jax report CONFIG` to make it") from error
+        if found != SCHEMA_VERSION:
+            raise UserError(
+                f"{path} has schema version {found}, this program reads {SCHEMA_VERSION}",
+                "run `vtune-jax report CONFIG` to make it again",
+            )
+        content["domains"] = tuple(content["domains"])
+        content["targets"] = TargetResult(**content["targets"])
+        content["arms"] = {name: ArmResult(**arm) for name, arm in content["arms"].items()}
+        return cls(**content)
+
+    @property
+    def control(self) -> ArmResult | None:
+        """The static arm that the others are compared with: the first whose method is static."""
+        return next((arm for arm in self.arms.values() if arm.method.startswith("static")), None)
+
+    @property
+    def challengers(self) -> list[ArmResult]:
+        """All arms but the control."""
+        control = self.control
+        return [arm for arm in self.arms.values() if control is None or arm.name != control.name]
+
+
+def verdict_sentence(results: Results) -> str:
+    """What came of it in one or two plain sentences, whichever way it went."""
+    control, challengers = results.control, results.challengers
+    if control is None or not challengers:
+        arm = next(iter(results.arms.values()))
+        return f"{arm.name} ended at {arm.final['average_loss']:.3f} nats per token on average."
+    said = []
+    for arm in challengers:
+        ours, theirs = arm.final, control.final
+        pairs = list(zip(ours["heldout_loss"], theirs["heldout_loss"], strict=True))
+        lower = sum(a is not None and b is not None and a < b for a, b in pairs)
+        difference = ours["average_loss"] - theirs["average_loss"]
+        said.append(
+            f"{arm.name} ended below {control.name} on {lower} of {len(results.domains)} domains: on average "
+            f"{ours['average_loss']:.3f} against {theirs['average_loss']:.3f} nats per token ({difference:+.3f}). "
+            f"The slowest domain came {_percent(ours['smallest_progress'])} of the way to its target, against "
+            f"{_percent(theirs['smallest_progress'])}; the loss on the base domain '{results.base}' moved by "
+            f"{ours['base_loss'] - results.initial_base_loss:+.3f} against "
+            f"{theirs['base_loss'] - results.initial_base_loss:+.3f}."
+        )
+    return " ".join(said)
+
+
+def _percent(value: float | None) -> str:
+    return "an unknown share" if value is None else f"{value:.0%}"
+
+
+def table(results: Results) -> tuple[list[str], list[list[str]]]:
+    """The final table as text: a header and one row per domain, then the average and the base domain."""
+    control, arms = results.control, list(results.arms.values())
+    header = ["domain", "initial", "target"]
+    for arm in arms:
+        header += [arm.name, f"{arm.name} to go"]
+    header += [f"{arm.name} − {control.name}" for arm in results.challengers] if control else []
+    header += [f"{arm.name} epochs" for arm in arms]
+
+    rows = []
+    for index, name in enumerate(results.domains):
+        row = [name, number(results.targets.initial[index]), number(results.targets.target[index])]
+        for arm in arms:
+            row += [number(arm.final["heldout_loss"][index]), share(arm.final["remaining"][index])]
+        if control:
+            base = control.final["heldout_loss"][index]
+            row += [signed(arm.final["heldout_loss"][index], base) for arm in results.challengers]
+        row += [number(arm.updates[-1]["epochs"][index], 2) for arm in arms]
+        rows.append(row)
+    blanks = [""] * len(arms)
+    average = ["average", number(_mean(results.targets.initial)), number(_mean(results.targets.target))]
+    forgetting = [f"{results.base} (base)", number(results.initial_base_loss), ""]
+    for arm in arms:
+        average += [number(arm.final["average_loss"]), ""]
+        forgetting += [number(arm.final["base_loss"]), ""]
+    if control:
+        average += [signed(arm.final["average_loss"], control.final["average_loss"]) for arm in results.challengers]
+        forgetting += [signed(arm.final["base_loss"], control.final["base_loss"]) for arm in results.challengers]
+    return header, [*rows, average + blanks, forgetting + blanks]
+
+
+def number(value: float | None, places: int = 3) -> str:
+    """A number, or a dash."""
+    return "–" if value is None else f"{value:.{places}f}"
+
+
+def share(value: float | None) -> str:
+    """A fraction in per cent, or a dash."""
+    return "–" if value is None else f"{value:.0%}"
+
+
+def signed(value: float | None, reference: float | None) -> str:
+    """A difference with its sign, or a dash."""
+    return "–" if value is None or reference is None else f"{value - reference:+.3f}"
+
+
+def _mean(values: Column) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
