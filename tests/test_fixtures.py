@@ -32,9 +32,7 @@ CASES = [
 def test_velocitune_gives_the_recorded_weights(case):
     hyper, tolerance = case["hyperparams"], case["numerics"]
     with jax.enable_x64(True):
-        method = rules.velocitune(
-            step_size=hyper["eta"], clamp=hyper["clamp_remaining_fraction"], smoothing=hyper["c"]
-        )
+        method = rules.velocitune(step_size=hyper["eta"], clamp=hyper["clamp_remaining_fraction"], smoothing=hyper["c"])
         prior = jnp.array(case["init"]["weights"])
         initial, target = (jnp.array(case["targets"][name]) for name in ("init_loss", "target_loss"))
         targets = Targets(initial, target, jnp.zeros_like(prior), prior)

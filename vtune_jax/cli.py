@@ -38,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         message, code = str(error), USER_ERROR
     except KeyboardInterrupt:
-        message, code = "interrupted; finished stages are kept, the same command goes on from them", INTERRUPTED
+        message, code = (
+            "interrupted; finished stages are kept, the same command goes on from them",
+            INTERRUPTED,
+        )
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -82,9 +85,7 @@ def _add_stage(
         epilog=f"example: vtune-jax {name} configs/quickstart.toml train.steps=100 arms.velocitune.step_size=0.5",
     )
     verb.add_argument("config", type=Path, help="the experiment, a TOML file")
-    verb.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="fields to change, for instance data.batch=32"
-    )
+    verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields to change, for instance data.batch=32")
     verb.add_argument("--run-folder", type=Path, help="where results go; runs/NAME by default")
     verb.add_argument("--skip-bad", action="store_true", help="skip documents that cannot be read, and count them")
     verb.add_argument("--quiet", action="store_true", help="no progress")
@@ -97,10 +98,12 @@ def _stage(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from vtune_jax import config as experiment
+    from vtune_jax.memory import keep_freed_memory
     from vtune_jax.progress import Progress
     from vtune_jax.stages.pipeline import Pipeline
     from vtune_jax.train.loop import Interrupted
 
+    keep_freed_memory()
     overrides = (*options.overrides, *(["corpus.skip_bad=true"] if options.skip_bad else []))
     config = experiment.load(options.config, overrides)
     folder = options.run_folder or Path("runs") / config.name

@@ -126,7 +126,10 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         domains = len(self.corpus.domains)
-        for field, values in (("mixture.weights", self.mixture.weights), ("targets.losses", self.targets.losses)):
+        for field, values in (
+            ("mixture.weights", self.mixture.weights),
+            ("targets.losses", self.targets.losses),
+        ):
             if values and len(values) != domains:
                 raise ValueError(f"{field} must name one number per domain ({domains}), got {len(values)}")
         if not 0 <= self.seed < 2**31:

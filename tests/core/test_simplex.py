@@ -64,9 +64,7 @@ def test_mixing_with_uniform_keeps_the_floor_it_states(values, mass):
     np.testing.assert_allclose(mixed.sum(), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("weights", "expected"), [([1.0, 0.0, 0.0], 1.0), ([0.25] * 4, 4.0), ([0.5, 0.5, 0.0], 2.0)]
-)
+@pytest.mark.parametrize(("weights", "expected"), [([1.0, 0.0, 0.0], 1.0), ([0.25] * 4, 4.0), ([0.5, 0.5, 0.0], 2.0)])
 def test_effective_domains_counts_the_domains_that_matter(weights, expected):
     np.testing.assert_allclose(effective_domains(jnp.array(weights)), expected, rtol=1e-6)
 

@@ -8,7 +8,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt32
+
+AnyArray = Array | np.ndarray
+"""On a device, or fetched from it."""
 
 Weights = Float[Array, " domains"]
 """Shares of training tokens, on the simplex."""
@@ -17,8 +21,8 @@ Weights = Float[Array, " domains"]
 class LossSums(NamedTuple):
     """Summed loss and the tokens behind it, per domain; dividing is left to the end, so parts add up exactly."""
 
-    nats: Float[Array, " domains"]  # summed loss
-    tokens: Int[Array, " domains"]  # predicted tokens in that sum; 0 = no evidence on this domain
+    nats: Float[AnyArray, " domains"]  # summed loss
+    tokens: Int[AnyArray, " domains"]  # predicted tokens in that sum; 0 = no evidence on this domain
 
     def __add__(self, other: "LossSums") -> "LossSums":  # type: ignore[override]
         """Pools two disjoint sets of tokens."""
@@ -77,8 +81,8 @@ class Cursor(NamedTuple):
     Epoch and row are kept apart, so that neither overflows 32 bits for any corpus of fewer than 2**31 rows a domain.
     """
 
-    epoch: UInt32[Array, " domains"]  # whole epochs behind us
-    row: UInt32[Array, " domains"]  # rows taken from the current epoch, < rows in the domain
+    epoch: UInt32[AnyArray, " domains"]  # whole epochs behind us
+    row: UInt32[AnyArray, " domains"]  # rows taken from the current epoch, < rows in the domain
 
 
 class MixtureState(NamedTuple):
@@ -90,4 +94,3 @@ class MixtureState(NamedTuple):
     train: LossSums  # training-batch evidence since the last update
     history: LossHistory
     targets: Targets
-

@@ -58,7 +58,9 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         if len(self.domains) < 2:
-            raise ValueError(f"domains must be at least two, since weights choose between them, got {len(self.domains)}")
+            raise ValueError(
+                f"domains must be at least two, since weights choose between them, got {len(self.domains)}"
+            )
         names = [domain.name for domain in (*self.domains, self.base)]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
@@ -209,8 +211,9 @@ def _collect(
             what = "held-out documents" if side == "heldout" else "documents"
             raise UserError(
                 f"domain '{domain.name}' ({domain.source}) has no {what}",
-                "raise corpus.heldout_fraction or give the domain more documents" if counts["train"] else
-                "give it a source with text",
+                "raise corpus.heldout_fraction or give the domain more documents"
+                if counts["train"]
+                else "give it a source with text",
             )
     return counts
 

@@ -62,16 +62,17 @@ def read(name: str) -> list[str]:
     """
     if name not in CORPORA:
         raise UserError(f"there is no embedded corpus '{name}'", f"use one of {', '.join(CORPORA)}")
-    texts, megabytes = CORPORA[name]
-    left = round(megabytes * 1e6)
-    documents = []
-    for text in texts():
+    return [piece for texts, megabytes in CORPORA[name] for piece in _up_to(texts(), round(megabytes * 1e6))]
+
+
+def _up_to(texts: Iterable[str], size: int) -> Iterator[str]:
+    """Pieces of the texts until a size in bytes is reached."""
+    for text in texts:
         for piece in cut(text, MAX_DOCUMENT_CHARACTERS):
-            left -= len(piece.encode())
-            if left < 0:
-                return documents
-            documents.append(piece)
-    return documents
+            size -= len(piece.encode())
+            if size < 0:
+                return
+            yield piece
 
 
 def fingerprint(name: str) -> dict[str, str]:
@@ -150,20 +151,30 @@ def _prose() -> Iterator[str]:
     for text in _text(topics):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Dict):
-                yield from (value.value for value in node.values if isinstance(value, ast.Constant))
-    yield from _docstrings_of(("matplotlib", "flax", "optax", "orbax-checkpoint", "grain", "rich", "jaxtyping"))
+                constants = (value.value for value in node.values if isinstance(value, ast.Constant))
+                yield from (text for text in constants if isinstance(text, str))
+    yield from _docstrings_of(("matplotlib", "orbax-checkpoint", "rich", "jaxtyping"))
 
 
-CORPORA: dict[str, tuple[Callable[[], Iterable[str]], float]] = {
-    "prose": (_prose, 2.6),
-    "python": (_python_source, 2.4),
-    "c_headers": (_c_headers, 1.2),
-    "docstrings": (_docstrings, 2.0),
-    "markdown": (_markdown, 0.7),
-    "tests": (_tests, 1.6),
-    "stubs": (_stubs, 0.5),
+def _library_source() -> Iterator[str]:
+    def wanted(path: PurePath) -> bool:
+        return path.suffix == ".py" and "tests" not in path.parts and "testing" not in path.parts
+
+    for path in _files(("jax", "flax", "optax", "grain"), wanted):
+        yield from _text(path)
+
+
+CORPORA: dict[str, tuple[tuple[Callable[[], Iterable[str]], float], ...]] = {
+    "general": ((_prose, 1.8), (_library_source, 1.2)),
+    "python": ((_python_source, 2.4),),
+    "c_headers": ((_c_headers, 1.2),),
+    "docstrings": ((_docstrings, 2.0),),
+    "markdown": ((_markdown, 0.7),),
+    "tests": ((_tests, 1.6),),
+    "stubs": ((_stubs, 0.5),),
 }
-"""Name to documents and size in megabytes; the sizes differ on purpose. `prose` shares no file with the others."""
+"""Name to parts, each with its size in megabytes; the sizes differ on purpose. `general`, prose and some code for a base
+model, shares no file with the others."""
 
 
 def _docstrings_of(packages: tuple[str, ...]) -> Iterator[str]:

@@ -11,7 +11,6 @@ from vtune_jax.core.types import Cursor
 from vtune_jax.data.plan import Plan, PlanSpec, advance, fingerprint, plan_steps
 from vtune_jax.data.rows import TokenRows
 
-Batch = dict[str, np.ndarray]
 State = dict[str, Any]
 
 
@@ -80,7 +79,7 @@ class MixtureIterator(grain.DatasetIterator):
             raise ValueError(f"version {version} is over: the next step is {self._step}.")
         self._quotas[version] = quota
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> dict[str, Any]:
         """The batch of the next step: `tokens` [rows, length + 1], `domain` [rows] and `step`.
 
         Raises:
@@ -89,9 +88,9 @@ class MixtureIterator(grain.DatasetIterator):
         self._assert_not_closed()
         if self._planned == self._plan_length:
             self._plan_ahead()
-        domain = self._plan.domain[self._planned, self._slice]
+        domain = np.asarray(self._plan.domain[self._planned, self._slice])
         batch = {
-            "tokens": self._read(domain, self._plan.row[self._planned, self._slice]),
+            "tokens": self._read(domain, np.asarray(self._plan.row[self._planned, self._slice])),
             "domain": domain,
             "step": np.uint32(self._step),
         }
@@ -101,13 +100,18 @@ class MixtureIterator(grain.DatasetIterator):
         return batch
 
     def get_state(self) -> State:
-        """Step, cursor and the weights known from here on, the same on every host; and what it was made of."""
-        current = self._step // self._interval
+        """Step, cursor and the weights in force, the same on every host; and what it was made of.
+
+        Its shape never changes, as grain asks. Weights posted ahead are not in it: the trainer, whose update made
+        them, posts them again.
+        """
+        version = max(known for known in self._quotas if known <= self._step // self._interval)
         return {
             "step": self._step,
             "epoch": self._cursor.epoch.tolist(),
             "row": self._cursor.row.tolist(),
-            "quota": {str(v): quota.tolist() for v, quota in self._quotas.items() if v >= current},
+            "version": version,
+            "quota": self._quotas[version].tolist(),
             "made_of": self._made_of(),
         }
 
@@ -124,7 +128,7 @@ class MixtureIterator(grain.DatasetIterator):
             raise ValueError(f"the state belongs to another mixture: {said}.")
         self._step = state["step"]
         self._cursor = Cursor(np.array(state["epoch"], np.uint32), np.array(state["row"], np.uint32))
-        self._quotas = {int(version): self._checked(quota) for version, quota in state["quota"].items()}
+        self._quotas = {state["version"]: self._checked(state["quota"])}
         self._forget_plan()
 
     def _made_of(self) -> State:

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int32, UInt32
+from jaxtyping import Int32, UInt32
 
 from vtune_jax.core.simplex import QUOTA_BITS, QUOTA_ONE
-from vtune_jax.core.types import Cursor
+from vtune_jax.core.types import AnyArray, Cursor
 
 PLANNER_VERSION = 1
 """Raised when the same arguments would give other rows; a run begun under another version cannot be resumed."""
@@ -53,9 +53,9 @@ class PlanSpec:
 class Plan(NamedTuple):
     """The rows of consecutive steps."""
 
-    domain: Int32[Array, "steps batch"]
-    row: UInt32[Array, "steps batch"]  # within the domain, in file order
-    counts: UInt32[Array, "steps domains"]  # rows taken from each domain
+    domain: Int32[AnyArray, "steps batch"]
+    row: UInt32[AnyArray, "steps batch"]  # within the domain, in file order
+    counts: UInt32[AnyArray, "steps domains"]  # rows taken from each domain
 
 
 def fingerprint(spec: PlanSpec) -> dict[str, Any]:

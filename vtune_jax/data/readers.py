@@ -144,9 +144,9 @@ def _suffix(path: Path) -> str:
     return next((suffix for suffix in sorted(READERS, key=len, reverse=True) if name.endswith(suffix)), path.suffix)
 
 
-def _binary(path: Path) -> IO[bytes]:
+def _binary(path: Path) -> io.BufferedReader | IO[bytes]:
     if path.name.endswith(".gz"):
-        return gzip.open(path, "rb")
+        return io.BufferedReader(gzip.open(path, "rb"))
     if path.name.endswith(".zst"):
         return io.BufferedReader(zstandard.open(path, "rb"))
     return path.open("rb")

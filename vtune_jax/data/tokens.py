@@ -57,7 +57,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     # The tokenizers library raises plain Exception for whatever is wrong with the file.
     except Exception as error:
-        raise UserError(f"{path} is no tokenizer ({str(error):.80})", "give a tokenizer.json") from error
+        raise UserError(f"{path} is no tokenizer ({error!s:.80})", "give a tokenizer.json") from error
     if tokenizer.token_to_id(END_OF_TEXT) is None:
         raise UserError(f"the tokenizer {path} has no token {END_OF_TEXT}", "add it as a special token")
     return tokenizer

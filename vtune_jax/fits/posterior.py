@@ -62,7 +62,9 @@ def mixture(curve: Curve, t_target: Float[Array, ""], prior: Float[Array, " 2"])
     return Mixture(parts.log_weight.ravel(), parts.centre.ravel(), parts.scale.ravel(), parts.freedom[0])
 
 
-def _components(curve: Curve, t_target: Float[Array, ""], log_b: Float[Array, ""], prior: Float[Array, " 2"]) -> Mixture:
+def _components(
+    curve: Curve, t_target: Float[Array, ""], log_b: Float[Array, ""], prior: Float[Array, " 2"]
+) -> Mixture:
     b = jnp.exp(log_b)
     _, s_hat, _ = project(curve, b, delta=jnp.asarray(jnp.inf))
     shape, weight = psi(curve.t, b), curve.weight

@@ -15,7 +15,7 @@ in two coefficients), damped Newton from the two best local minima of the grid, 
 import enum
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -133,12 +133,12 @@ def curves_of(tokens: np.ndarray, losses: np.ndarray) -> tuple[Curve, np.ndarray
     tokens, losses, seen = (np.take_along_axis(array, order, axis=0) for array in (tokens, losses, seen))
     logs = np.log(tokens)
     middle = np.where(seen, logs, 0.0).sum(axis=0) / seen.sum(axis=0)
-    curve = Curve(
-        t=np.where(seen, logs - middle, 0.0).T,
-        log_loss=np.where(seen, np.log(np.where(seen, losses, 1.0)), 0.0).T,
-        weight=seen.astype(np.float64).T,
-    )
-    return curve, middle
+    columns: dict[str, Any] = {
+        "t": np.where(seen, logs - middle, 0.0).T,
+        "log_loss": np.where(seen, np.log(np.where(seen, losses, 1.0)), 0.0).T,
+        "weight": seen.astype(np.float64).T,
+    }
+    return Curve(**columns), middle
 
 
 def to_fit(solution: Solution, middle: np.ndarray) -> PowerLawFit:
@@ -148,11 +148,11 @@ def to_fit(solution: Solution, middle: np.ndarray) -> PowerLawFit:
         log_b = solution.c + np.log(share) + solution.b * middle
     return PowerLawFit(
         E=np.exp(solution.c) * (1 - share),
-        log_B=log_b,
-        beta=solution.b,
-        objective=solution.objective,
-        sigma=solution.sigma,
-        face=solution.face,
+        log_B=np.asarray(log_b),
+        beta=np.asarray(solution.b),
+        objective=np.asarray(solution.objective),
+        sigma=np.asarray(solution.sigma),
+        face=np.asarray(solution.face),
     )
 
 

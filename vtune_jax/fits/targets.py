@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from vtune_jax.errors import UserError
 from vtune_jax.fits import posterior
-from vtune_jax.fits.power_law import Face, PowerLawFit, curves_of, checked_points, fit_loss_curves
+from vtune_jax.fits.power_law import Face, PowerLawFit, checked_points, curves_of, fit_loss_curves
 
 Policy = Literal["error", "last_seen"]
 
@@ -81,8 +81,8 @@ def estimate_targets(
     an annealed run of as many tokens reaches.
 
     Args:
-        tokens: training tokens behind each point, [points] or [points, domains]; all domains' tokens or the domain's own
-            give the same prediction as long as the mixture was constant.
+        tokens: training tokens behind each point, [points] or [points, domains]; all domains' tokens or the
+            domain's own give the same prediction as long as the mixture was constant.
         losses: [points, domains], nats per token.
         target_tokens: the budget.
         initial_losses: [domains], of the base model.
@@ -119,7 +119,10 @@ def estimate_targets(
     ahead = np.maximum(np.log10(target_tokens / farthest), 0.0)
     z = float(norm.ppf(levels[2]))
     model_error = z * model_error_per_decade * ahead
-    below, above = np.hypot(logs[:, 1] - logs[:, 0], model_error), np.hypot(logs[:, 2] - logs[:, 1], model_error)
+    below, above = (
+        np.hypot(logs[:, 1] - logs[:, 0], model_error),
+        np.hypot(logs[:, 2] - logs[:, 1], model_error),
+    )
     count = seen.sum(axis=0)
     # Three points fix three unknowns: nothing is left to say how wrong they are.
     below, above = (np.where(count > 3, width, np.inf) for width in (below, above))
@@ -158,7 +161,10 @@ def _judge(
     """The first verdict that applies, with its number and what to do."""
     gap = initial[domain] - target[domain]
     if fit.face[domain] == Face.FLAT:
-        return Verdict.NOT_DECREASING, "its loss does not fall with tokens; lengthen the proxies or leave the domain out"
+        return (
+            Verdict.NOT_DECREASING,
+            "its loss does not fall with tokens; lengthen the proxies or leave the domain out",
+        )
     if not gap >= min_gap:
         return (
             Verdict.TARGET_NOT_BELOW_INITIAL,
@@ -172,11 +178,17 @@ def _judge(
             f"the interval's half-width is {share:.0%} of the way from initial to target; add longer proxies",
         )
     if ahead[domain] > 1:
-        return Verdict.EXTRAPOLATES_TOO_FAR, f"the budget lies {ahead[domain]:.1f} decades beyond the longest proxy"
+        return (
+            Verdict.EXTRAPOLATES_TOO_FAR,
+            f"the budget lies {ahead[domain]:.1f} decades beyond the longest proxy",
+        )
     if range_decades[domain] < 0.7:
         return Verdict.SHORT_RANGE, f"the proxies span only {range_decades[domain]:.2f} decades of tokens"
     if count[domain] < 6:
-        return Verdict.FEW_POINTS, f"{count[domain]} points for three unknowns; the interval says how much that matters"
+        return (
+            Verdict.FEW_POINTS,
+            f"{count[domain]} points for three unknowns; the interval says how much that matters",
+        )
     return Verdict.TRUSTWORTHY, ""
 
 
@@ -198,10 +210,11 @@ def apply_policy(
     unusable = [domain for domain, verdict in enumerate(estimate.verdict) if verdict in UNUSABLE]
     if unusable and policy == "error":
         said = "; ".join(f"'{names[domain]}': {estimate.advice[domain]}" for domain in unusable)
-        raise UserError(f"no usable target loss for {said}", "mend that, or set targets.when_unusable = \"last_seen\"")
+        raise UserError(f"no usable target loss for {said}", 'mend that, or set targets.when_unusable = "last_seen"')
     for domain in unusable:
         target[domain] = estimate.last_seen[domain]
-        note = f"domain '{names[domain]}': {estimate.advice[domain]}. Its longest proxy's loss {target[domain]:.3f} is used"
+        why = estimate.advice[domain]
+        note = f"domain '{names[domain]}': {why}. Its longest proxy's loss {target[domain]:.3f} is used"
         if not target[domain] < initial_losses[domain]:
             note += f", which is not below the initial {initial_losses[domain]:.3f}: its remaining fraction counts as 0"
         notes.append(note)

@@ -1,7 +1,8 @@
 """A Llama-style decoder in flax NNX, used functionally: `build` splits it once into a pure function and plain params.
 
-Pre-norm RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or untied head (Touvron et al. 2023,
-arXiv:2302.13971; Ainslie et al. 2023, arXiv:2305.13245; Shazeer 2020, arXiv:2002.05202; Su et al. 2021, arXiv:2104.09864).
+Pre-norm RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or untied head.
+Sources: Touvron et al. 2023, arXiv:2302.13971; Ainslie et al. 2023, arXiv:2305.13245; Shazeer 2020, arXiv:2002.05202;
+Su et al. 2021, arXiv:2104.09864.
 """
 
 import dataclasses

@@ -14,6 +14,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 CONTROL_COLOUR, TARGET_COLOUR = "#767676", "#009E73"
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', sans-serif"
 _COLUMNS = 3
+_DASHED = {"color": TARGET_COLOUR, "dash": "dash", "width": 1.5}
 
 
 def losses(results: Results) -> go.Figure:
@@ -22,13 +23,14 @@ def losses(results: Results) -> go.Figure:
     targets = results.targets
     for index, (row, column) in enumerate(_cells(len(results.domains))):
         place = {"row": row, "col": column}
-        lower, upper = targets.lower[index], targets.upper[index]
-        if lower is not None and upper is not None:
-            figure.add_hrect(y0=lower, y1=upper, fillcolor=TARGET_COLOUR, opacity=0.12, line_width=0, **place)
-        if targets.target[index] is not None:
-            figure.add_hline(y=targets.target[index], line={"color": TARGET_COLOUR, "dash": "dash", "width": 1.5}, **place)
         for arm in results.arms.values():
             figure.add_trace(_line(results, arm, _column(arm, "heldout_loss", index), show=index == 0), **place)
+        # Lines and bands are only drawn in a picture that already holds a curve.
+        lower, upper, target = targets.lower[index], targets.upper[index], targets.target[index]
+        if lower is not None and upper is not None:
+            figure.add_hrect(y0=lower, y1=upper, fillcolor=TARGET_COLOUR, opacity=0.12, line_width=0, **place)
+        if target is not None:
+            figure.add_hline(y=target, line=_DASHED, **place)
     return _styled(figure, height=240 * math.ceil(len(results.domains) / _COLUMNS) + 80)
 
 
@@ -37,9 +39,9 @@ def remaining(results: Results) -> go.Figure:
     figure = _grid(results.domains)
     for index, (row, column) in enumerate(_cells(len(results.domains))):
         place = {"row": row, "col": column}
-        figure.add_hline(y=0, line={"color": TARGET_COLOUR, "dash": "dash", "width": 1.5}, **place)
         for arm in results.arms.values():
             figure.add_trace(_line(results, arm, _column(arm, "remaining", index), show=index == 0), **place)
+        figure.add_hline(y=0, line=_DASHED, **place)
     figure.update_yaxes(tickformat=".0%")
     return _styled(figure, height=240 * math.ceil(len(results.domains) / _COLUMNS) + 80)
 
@@ -114,7 +116,7 @@ def fits(results: Results) -> go.Figure:
         target = targets.target[index]
         lower, upper = targets.lower[index], targets.upper[index]
         bars: dict[str, Any] = {}
-        if None not in (target, lower, upper):
+        if target is not None and lower is not None and upper is not None:
             bars = {"error_y": {"array": [upper - target], "arrayminus": [target - lower], "symmetric": False}}
         marker = _markers([targets.target_tokens], [target], "target", TARGET_COLOUR, index == 0)
         figure.add_trace(marker.update(bars), **place)
@@ -168,13 +170,25 @@ def _line(results: Results, arm: ArmResult, values: list[float | None], *, show:
 
 def _plain_line(x: Sequence[float], y: Sequence[float | None], name: str, colour: str, show: bool) -> go.Scatter:
     return go.Scatter(
-        x=list(x), y=list(y), name=name, legendgroup=name, showlegend=show, mode="lines", line={"color": colour, "width": 2}
+        x=list(x),
+        y=list(y),
+        name=name,
+        legendgroup=name,
+        showlegend=show,
+        mode="lines",
+        line={"color": colour, "width": 2},
     )
 
 
 def _markers(x: Sequence[float], y: Sequence[float | None], name: str, colour: str, show: bool) -> go.Scatter:
     return go.Scatter(
-        x=list(x), y=list(y), name=name, legendgroup=name, showlegend=show, mode="markers", marker={"color": colour, "size": 8}
+        x=list(x),
+        y=list(y),
+        name=name,
+        legendgroup=name,
+        showlegend=show,
+        mode="markers",
+        marker={"color": colour, "size": 8},
     )
 
 
@@ -193,9 +207,9 @@ def _styled(figure: go.Figure, height: int) -> go.Figure:
     figure.update_layout(
         template="plotly_white",
         height=height,
-        margin={"l": 56, "r": 16, "t": 56, "b": 48},
+        margin={"l": 56, "r": 16, "t": 76, "b": 48},
         font={"family": FONT, "size": 13, "color": "#2b2b2b"},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        legend={"orientation": "h", "yref": "container", "y": 0.99, "yanchor": "top", "x": 1, "xanchor": "right"},
         hovermode="x unified",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",

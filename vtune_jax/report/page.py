@@ -121,7 +121,11 @@ def _figure_sections(results: Results) -> str:
             "L(D) = E + B / D^beta through their ends. Look for points that leave the curve and for wide bars.",
             figures.fits(results),
         ),
-        ("Training loss", "On each method's own batches, mean of 10 steps; the mixtures differ, so the levels may.", figures.training(results)),
+        (
+            "Training loss",
+            "On each method's own batches, mean of 10 steps; the mixtures differ, so the levels may.",
+            figures.training(results),
+        ),
     ]
     config = {"displaylogo": False, "responsive": True, "displayModeBar": False}
     return "\n".join(
@@ -133,7 +137,15 @@ def _figure_sections(results: Results) -> str:
 
 def _targets_section(results: Results) -> str:
     targets = results.targets
-    columns = (results.domains, targets.initial, targets.target, targets.lower, targets.upper, targets.verdict, targets.advice)
+    columns = (
+        results.domains,
+        targets.initial,
+        targets.target,
+        targets.lower,
+        targets.upper,
+        targets.verdict,
+        targets.advice,
+    )
     body = "".join(
         f"<tr><td>{escape(name)}</td><td>{number(initial)}</td><td>{number(target)}</td>"
         f"<td>{number(lower)} to {number(upper)}</td><td>{escape(verdict)}</td><td>{escape(advice)}</td></tr>"
@@ -157,7 +169,15 @@ def _corpus_section(results: Results) -> str:
         f"<td>{domain['duplicates']:,}</td><td>{domain['skipped']:,}</td></tr>"
         for domain in results.corpus.get("domains", [])
     )
-    header = ("domain", "documents", "tokens", "held-out documents", "held-out tokens", "duplicates dropped", "skipped")
+    header = (
+        "domain",
+        "documents",
+        "tokens",
+        "held-out documents",
+        "held-out tokens",
+        "duplicates dropped",
+        "skipped",
+    )
     return f"""<section>
 <h2>The corpus</h2>
 <table><thead><tr>{"".join(f"<th>{cell}</th>" for cell in header)}</tr></thead><tbody>{body}</tbody></table>
@@ -167,7 +187,8 @@ def _corpus_section(results: Results) -> str:
 def _footer(results: Results) -> str:
     facts: dict[str, Any] = {**{arm.name: arm.method for arm in results.arms.values()}, **results.run}
     rows = "".join(
-        f"<dt>{escape(str(name).replace('_', ' '))}</dt><dd>{escape(_shown(value))}</dd>" for name, value in facts.items()
+        f"<dt>{escape(str(name).replace('_', ' '))}</dt><dd>{escape(_shown(value))}</dd>"
+        for name, value in facts.items()
     )
     return f"<footer><h2>How to run it again</h2><dl>{rows}</dl></footer>"
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,9 @@ class Results:
             content = json.loads(path.read_text(encoding="utf-8"))
             found = content.pop("schema_version", None)
         except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{path} is no results file ({error})", "run `vtune-jax report CONFIG` to make it") from error
+            raise UserError(
+                f"{path} is no results file ({error})", "run `vtune-jax report CONFIG` to make it"
+            ) from error
         if found != SCHEMA_VERSION:
             raise UserError(
                 f"{path} has schema version {found}, this program reads {SCHEMA_VERSION}",
@@ -128,33 +132,31 @@ def _percent(value: float | None) -> str:
 
 def table(results: Results) -> tuple[list[str], list[list[str]]]:
     """The final table as text: a header and one row per domain, then the average and the base domain."""
-    control, arms = results.control, list(results.arms.values())
-    header = ["domain", "initial", "target"]
-    for arm in arms:
-        header += [arm.name, f"{arm.name} to go"]
-    header += [f"{arm.name} − {control.name}" for arm in results.challengers] if control else []
-    header += [f"{arm.name} epochs" for arm in arms]
+    control, arms, targets = results.control, list(results.arms.values()), results.targets
+    compared = results.challengers if control else []
+    header = ["domain", "initial", "target", *(arm.name for arm in arms)]
+    header += [f"{arm.name} − {control.name}" for arm in compared if control]
+    header += [f"{arm.name} to go" for arm in arms] + [f"{arm.name} epochs" for arm in arms]
+
+    def row(
+        name: str, initial: float | None, target: float | None, final: Callable[[ArmResult], float | None]
+    ) -> list[str]:
+        cells = [name, number(initial), number(target), *(number(final(arm)) for arm in arms)]
+        return cells + [signed(final(arm), final(control)) for arm in compared if control]
 
     rows = []
     for index, name in enumerate(results.domains):
-        row = [name, number(results.targets.initial[index]), number(results.targets.target[index])]
-        for arm in arms:
-            row += [number(arm.final["heldout_loss"][index]), share(arm.final["remaining"][index])]
-        if control:
-            base = control.final["heldout_loss"][index]
-            row += [signed(arm.final["heldout_loss"][index], base) for arm in results.challengers]
-        row += [number(arm.updates[-1]["epochs"][index], 2) for arm in arms]
-        rows.append(row)
-    blanks = [""] * len(arms)
-    average = ["average", number(_mean(results.targets.initial)), number(_mean(results.targets.target))]
-    forgetting = [f"{results.base} (base)", number(results.initial_base_loss), ""]
-    for arm in arms:
-        average += [number(arm.final["average_loss"]), ""]
-        forgetting += [number(arm.final["base_loss"]), ""]
-    if control:
-        average += [signed(arm.final["average_loss"], control.final["average_loss"]) for arm in results.challengers]
-        forgetting += [signed(arm.final["base_loss"], control.final["base_loss"]) for arm in results.challengers]
-    return header, [*rows, average + blanks, forgetting + blanks]
+        values = row(name, targets.initial[index], targets.target[index], partial(_final_loss, index=index))
+        values += [share(arm.final["remaining"][index]) for arm in arms]
+        rows.append(values + [number(arm.updates[-1]["epochs"][index], 2) for arm in arms])
+    average = row("average", _mean(targets.initial), _mean(targets.target), lambda arm: arm.final["average_loss"])
+    base = row(f"{results.base} (base)", results.initial_base_loss, None, lambda arm: arm.final["base_loss"])
+    blanks = [""] * (2 * len(arms))
+    return header, [*rows, average + blanks, base + blanks]
+
+
+def _final_loss(arm: ArmResult, index: int) -> float | None:
+    return arm.final["heldout_loss"][index]
 
 
 def number(value: float | None, places: int = 3) -> str:

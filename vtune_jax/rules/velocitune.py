@@ -61,7 +61,7 @@ def velocitune(
 def _check_ranges(**values: Scalar) -> None:
     for name, value in values.items():
         # Traced values (hyper-parameters under vmap) have no known size while building.
-        if isinstance(value, int | float) and not 0.0 <= value:
+        if isinstance(value, int | float) and not value >= 0.0:
             raise ValueError(f"{name} must not be negative, got {value}.")
         if name == "smoothing" and isinstance(value, int | float) and value > 1.0:
             raise ValueError(f"smoothing must lie in [0, 1], got {value}.")
@@ -84,7 +84,5 @@ class Velocitune:
 
     def build(self) -> Method:
         """The method this config describes."""
-        method = velocitune(
-            step_size=self.step_size, smoothing=self.smoothing, clamp=self.clamp, min_gap=self.min_gap
-        )
+        method = velocitune(step_size=self.step_size, smoothing=self.smoothing, clamp=self.clamp, min_gap=self.min_gap)
         return with_floor(method, self.floor)

@@ -47,7 +47,7 @@ class RunFolder:
             if other != name:
                 raise UserError(
                     f"the run folder {folder} belongs to the experiment '{other}', this config is '{name}'",
-                    f"give another folder with --run-folder, or set name = \"{other}\" if it is the same experiment",
+                    f'give another folder with --run-folder, or set name = "{other}" if it is the same experiment',
                 )
             return
         if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):

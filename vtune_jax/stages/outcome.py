@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -25,7 +26,18 @@ if TYPE_CHECKING:
     from vtune_jax.config import MethodConfig
     from vtune_jax.stages.pipeline import Pipeline
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "tokenizers", "vtune-jax")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "scipy",
+    "tokenizers",
+    "vtune-jax",
+)
 
 
 def evaluate_arms(pipeline: Pipeline, folder: Path) -> None:
@@ -84,7 +96,7 @@ def _arm(
 
     def remaining(losses: list[float | None]) -> list[float | None]:
         values = np.array([np.nan if loss is None else loss for loss in losses])
-        return plain(np.asarray(remaining_fraction(values, constants, clamp=False)))
+        return plain(np.asarray(remaining_fraction(jnp.asarray(values, jnp.float32), constants, clamp=False)))
 
     first = {
         "step": 0,

@@ -13,11 +13,12 @@ from jaxtyping import PyTree
 from vtune_jax import settings
 from vtune_jax.config import ExperimentConfig, MethodConfig
 from vtune_jax.data import corpus
-from vtune_jax.data.tokens import PreparedCorpus
 from vtune_jax.data.rows import TokenRows
+from vtune_jax.data.tokens import PreparedCorpus
 from vtune_jax.errors import UserError
 from vtune_jax.progress import Progress
 from vtune_jax.report.page import write_page
+from vtune_jax.report.picture import save_picture
 from vtune_jax.report.results import Results
 from vtune_jax.rules import Static
 from vtune_jax.stages.cache import RunFolder, Stage, read_json, write_json, write_text
@@ -126,12 +127,13 @@ class Pipeline:
         return self.run_folder.stage("evaluate", key, lambda folder: evaluate_arms(self, folder))
 
     def report(self) -> Results:
-        """The results as one file and one page, `results.json` and `report.html` in the run folder."""
+        """The results as one file and one page, `results.json`, `report.html` and `report.png` in the run folder."""
         _ = self.evaluate
-        self.progress.stage("report", "results.json, report.html")
+        self.progress.stage("report", "results.json, report.html, report.png")
         results = collect(self)
         results.save(self.run_folder.path / "results.json")
         write_page(results, self.run_folder.path / "report.html")
+        save_picture(results, self.run_folder.path / "report.png")
         return results
 
     def _key(self, stages: tuple[str, ...], *fields: str) -> dict[str, Any]:

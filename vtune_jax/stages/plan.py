@@ -97,10 +97,11 @@ UTILISATION = 0.4
 
 def render_plan(plan: Plan, console: Console, *, duration: bool = True) -> None:
     """Prints the plan: a row per domain, then the totals."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title="Under the prior", title_justify="left")
-    for column in ("domain", "weight", "rows", "rows read", "epochs", "epochs at twice the weight", "held-out rows"):
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title="Under the prior", title_justify="left")
+    for column in ("domain", "weight", "rows", "rows read", "epochs", "at twice the weight", "held-out rows"):
         table.add_column(column, justify="left" if column == "domain" else "right")
     for domain in plan.domains:
         table.add_row(

@@ -82,7 +82,7 @@ def proxy_lengths(shares: tuple[float, ...], steps: int) -> list[int]:
     lengths = sorted({max(1, round(share * steps)) for share in shares})
     if len(lengths) < 3:
         raise UserError(
-            f"targets.proxy_lengths = {list(shares)} give only {len(lengths)} different lengths at train.steps = {steps}",
+            f"targets.proxy_lengths {list(shares)} give only {len(lengths)} different lengths at train.steps {steps}",
             "choose shares further apart, or more steps",
         )
     return lengths
@@ -113,5 +113,8 @@ def blank_targets(prior: np.ndarray) -> Targets:
 
 def targets_from(facts: dict[str, Any], prior: np.ndarray) -> Targets:
     """The run's constants from `targets.json`."""
-    columns = (facts["initial"], facts["target"], facts["standard_error"])
-    return make_targets(*(np.array(column) for column in columns), prior)
+    initial, target, error = (
+        np.array([np.nan if value is None else value for value in facts[name]])
+        for name in ("initial", "target", "standard_error")
+    )
+    return make_targets(initial, target, error, prior)

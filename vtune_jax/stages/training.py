@@ -60,7 +60,11 @@ class Lab:
         key = (optimizer, dataclasses.replace(method_config, label=""))
         if key not in self._steps:
             plain = make_train_step(
-                self.model, optimizer, method_config.build(), self.evaluate, interval=self.config.mixture.interval
+                self.model,
+                optimizer,
+                method_config.build(),
+                self.evaluate,
+                interval=self.config.mixture.interval,
             )
             self._steps[key] = plain, compile_step(plain)
         return self._steps[key]

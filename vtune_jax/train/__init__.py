@@ -1,0 +1,1 @@
+"""Training: the pure step, and the loop with its effects."""

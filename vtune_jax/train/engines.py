@@ -140,7 +140,7 @@ def scan_steps(
 
     def one(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
         mixture = state.mixture
-        batch, _ = draw(spec, row_length, table, state.step.astype(jnp.uint32), mixture.quota, mixture.cursor)
+        batch, _cursor = draw(spec, row_length, table, state.step.astype(jnp.uint32), mixture.quota, mixture.cursor)
         return train_step(state, batch, constants)
 
     return jax.lax.scan(one, state, length=steps)

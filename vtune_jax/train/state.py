@@ -49,9 +49,7 @@ def no_losses(domains: int) -> LossSums:
     return LossSums(nats=jnp.zeros(domains), tokens=jnp.zeros(domains, jnp.int32))
 
 
-def start(
-    params: PyTree, transform: optax.GradientTransformation, method: Method, targets: Targets
-) -> TrainState:
+def start(params: PyTree, transform: optax.GradientTransformation, method: Method, targets: Targets) -> TrainState:
     """The state before the first step. Copies its arguments: the step donates the state, and the caller keeps his."""
     params, targets = jax.tree.map(jnp.array, (params, targets))
     return TrainState(
@@ -62,8 +60,6 @@ def start(
     )
 
 
-def make_targets(
-    initial: np.ndarray, target: np.ndarray, target_error: np.ndarray, prior: np.ndarray
-) -> Targets:
+def make_targets(initial: np.ndarray, target: np.ndarray, target_error: np.ndarray, prior: np.ndarray) -> Targets:
     """Targets in float32 from host arrays."""
     return Targets(*(jnp.asarray(value, jnp.float32) for value in (initial, target, target_error, prior)))

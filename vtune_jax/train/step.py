@@ -50,9 +50,7 @@ def make_train_step(
         raise ValueError(f"interval must be at least 1, got {interval}.")
     transform = optimizer.build()
 
-    def train_step(
-        state: TrainState, batch: Batch, constants: RunConstants
-    ) -> tuple[TrainState, StepMetrics]:
+    def train_step(state: TrainState, batch: Batch, constants: RunConstants) -> tuple[TrainState, StepMetrics]:
         domains = state.mixture.weights.shape[0]
         (loss, sums), gradient = jax.value_and_grad(_batch_loss, argnums=1, has_aux=True)(
             model, state.params, batch, domains
@@ -112,25 +110,19 @@ def update_mixture(
     )
 
 
-def advance(
-    cursor: Cursor, counts: UInt32[Array, " domains"], rows: UInt32[Array, " domains"]
-) -> Cursor:
+def advance(cursor: Cursor, counts: UInt32[Array, " domains"], rows: UInt32[Array, " domains"]) -> Cursor:
     """Moves each domain's cursor on by the rows taken, over as many epochs as that needs."""
     position = cursor.row + counts
     return Cursor(epoch=cursor.epoch + position // rows, row=position % rows)
 
 
-def tokens_read(
-    cursor: Cursor, rows: UInt32[Array, " domains"], row_tokens: int
-) -> Float[Array, " domains"]:
+def tokens_read(cursor: Cursor, rows: UInt32[Array, " domains"], row_tokens: int) -> Float[Array, " domains"]:
     """Training tokens read per domain; float32, since counts pass 2**32 (the cursor itself stays exact)."""
     epoch, row, length = (count.astype(jnp.float32) for count in (cursor.epoch, cursor.row, rows))
-    return (epoch * length + row) * row_tokens
+    return jnp.asarray((epoch * length + row) * row_tokens)
 
 
-def _batch_loss(
-    model: Model, params: PyTree, batch: Batch, domains: int
-) -> tuple[Float[Array, ""], LossSums]:
+def _batch_loss(model: Model, params: PyTree, batch: Batch, domains: int) -> tuple[Float[Array, ""], LossSums]:
     tokens = batch["tokens"].astype(jnp.int32)
     nats = token_nats(model.logits(params, tokens[:, :-1]), tokens[:, 1:])
     sums = domain_sums(nats, jnp.ones(nats.shape, bool), batch["domain"], domains)

@@ -1,0 +1,107 @@
+"""`vtune-jax doctor`: versions, devices, and what to do about a missing accelerator."""
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGES = (
+    "vtune-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "scipy",
+    "tokenizers",
+)
+
+
+class Check(NamedTuple):
+    """One line of the report."""
+
+    name: str
+    good: bool
+    found: str
+    advice: str = ""
+
+
+def checks() -> list[Check]:
+    """Looks at the installation and the machine."""
+    return [*_versions(), *_devices(), _space()]
+
+
+def main() -> int:
+    """Prints the checks; 1 if one of them failed."""
+    found = checks()
+    width = max(len(check.name) for check in found)
+    for check in found:
+        print(f"{'ok ' if check.good else 'NO '} {check.name:{width}}  {check.found}")
+        if check.advice:
+            print(f"    {'':{width}}  {check.advice}")
+    return 0 if all(check.good for check in found) else 1
+
+
+def _versions() -> list[Check]:
+    lines = [Check("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    for package in PACKAGES:
+        try:
+            lines.append(Check(package, True, version(package)))
+        except PackageNotFoundError:
+            lines.append(Check(package, False, "not installed", "pip install -e ."))
+    return lines
+
+
+def _devices() -> list[Check]:
+    try:
+        import jax
+        import jax.numpy as jnp
+
+        devices = jax.devices()
+        value = float(jax.jit(lambda x: (x @ x).sum())(jnp.ones((8, 8))))
+    # Whatever an accelerator's driver raises is the finding.
+    except Exception as error:
+        return [
+            Check(
+                "devices",
+                False,
+                str(error).splitlines()[0][:120],
+                "reinstall with the extra for your accelerator",
+            )
+        ]
+    lines = [
+        Check("devices", True, f"{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})"),
+        Check("a compiled product", value == 512.0, f"{value:g}, expected 512"),
+    ]
+    missing = missing_accelerator(jax.default_backend(), present_accelerator())
+    return [*lines, missing] if missing else lines
+
+
+def present_accelerator() -> str:
+    """`cuda`, `tpu` or nothing, by what the operating system shows."""
+    if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
+        return "cuda"
+    if any(Path("/dev").glob("accel*")) or os.environ.get("TPU_NAME"):
+        return "tpu"
+    return ""
+
+
+def missing_accelerator(backend: str, present: str) -> Check | None:
+    """What to do when the machine has an accelerator that jax does not use."""
+    if not present or backend != "cpu":
+        return None
+    advice = f"pip install -e '.[{present}]'"
+    if present == "cuda":
+        advice += "   (for a driver that only knows CUDA 12: '.[cuda12]')"
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        advice = "unset JAX_PLATFORMS, which holds jax to the CPU"
+    return Check("accelerator", False, f"the machine has one ({present}), jax uses the CPU", advice)
+
+
+def _space() -> Check:
+    free = shutil.disk_usage(".").free / 2**30
+    return Check("free disk space here", free > 1, f"{free:.1f} GiB", "" if free > 1 else "the quick start needs 1 GiB")
