@@ -158,9 +158,7 @@ def test_the_order_of_a_domain_does_not_depend_on_the_weights():
             assert stream[-1].size == counts[0]
         streams.append(np.concatenate(stream))
     common = min(map(len, streams))
-    everything = shuffle(
-        np, spec, np.zeros(500, np.int32), np.zeros(500, np.uint32), np.arange(500, dtype=np.uint32)
-    )
+    everything = shuffle(np, spec, np.zeros(500, np.int32), np.zeros(500, np.uint32), np.arange(500, dtype=np.uint32))
     for stream in streams:
         assert set(everything[: common // 2]) <= set(stream)
 

@@ -6,7 +6,7 @@ mixture are found by bisection. The median is the point target: it beats the opt
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def quantiles(
 def mixture(curve: Curve, t_target: Float[Array, ""], prior: Float[Array, " 2"]) -> Mixture:
     """The posterior's components; each pass looks closer at the part of the b axis that carries weight."""
 
-    def narrow(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def narrow(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         grid = jnp.linspace(*ends, _BETAS)
         evidence = jax.vmap(lambda log_b: _components(curve, t_target, log_b, prior).log_weight.max())(grid)
         carries = evidence > evidence.max() - 9.0
@@ -110,7 +110,7 @@ def _quantiles(posterior: Mixture, levels: tuple[float, ...]) -> Float[Array, " 
         return (share * jax.scipy.stats.norm.cdf(jnp.sign(t) * z)).sum()
 
     def bisect(level: Float[Array, ""]) -> Float[Array, ""]:
-        def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             middle = 0.5 * (ends[0] + ends[1])
             under = below(middle) < level
             return jnp.where(under, middle, ends[0]), jnp.where(under, ends[1], middle)

@@ -71,16 +71,16 @@ class Solution(NamedTuple):
 
 
 def fit_loss_curves(
-    tokens: Float[np.ndarray, "points *domains"] | Int[np.ndarray, "points *domains"],
-    losses: Float[np.ndarray, "points domains"],
+    tokens: np.ndarray,
+    losses: np.ndarray,
     *,
     delta: float | None = None,
 ) -> PowerLawFit:
     """Fits every domain's curve in one vmapped program, in float64 whatever the global setting.
 
     Args:
-        tokens: D > 0, shared by the domains or one column each.
-        losses: nats per token, > 0; NaN leaves a point out. At least three points per domain.
+        tokens: D > 0, [points] shared by the domains or [points, domains].
+        losses: [points, domains], nats per token, > 0; NaN leaves a point out. At least three points per domain.
         delta: Huber width on log residuals; None fits at the published 1e-3, then again at 1.345 times the residuals'
             robust spread.
 
@@ -91,7 +91,7 @@ def fit_loss_curves(
     curves, middle = curves_of(tokens, losses)
     with jax.enable_x64(True):
         solutions = _solve_all(jax.tree.map(jnp.asarray, curves), jnp.float64(0.0 if delta is None else delta))
-        solutions = jax.tree.map(np.asarray, solutions)
+        solutions = jax.tree.map(lambda column: np.asarray(column)[: losses.shape[1]], solutions)
     return to_fit(solutions, middle)
 
 
@@ -126,19 +126,30 @@ def checked_points(tokens: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, 
 
 
 def curves_of(tokens: np.ndarray, losses: np.ndarray) -> tuple[Curve, np.ndarray]:
-    """Points in the fit's coordinates, domains first, and each domain's mean log tokens."""
+    """Points in the fit's coordinates, domains first, and each domain's mean log tokens.
+
+    Padded to a power of two in both directions, at least 8, so that few shapes are ever compiled: points of weight zero
+    count for nothing, and the lanes beyond the domains repeat the first.
+    """
     seen = ~np.isnan(losses)
     # Sorted, so that the order of the points cannot change a rounding.
     order = np.lexsort((losses, tokens), axis=0)
     tokens, losses, seen = (np.take_along_axis(array, order, axis=0) for array in (tokens, losses, seen))
     logs = np.log(tokens)
     middle = np.where(seen, logs, 0.0).sum(axis=0) / seen.sum(axis=0)
-    columns: dict[str, Any] = {
+    columns = {
         "t": np.where(seen, logs - middle, 0.0).T,
         "log_loss": np.where(seen, np.log(np.where(seen, losses, 1.0)), 0.0).T,
         "weight": seen.astype(np.float64).T,
     }
-    return Curve(**columns), middle
+    padded: dict[str, Any] = {name: _padded(column) for name, column in columns.items()}
+    return Curve(**padded), middle
+
+
+def _padded(column: np.ndarray) -> np.ndarray:
+    lanes, points = (max(8, 1 << (size - 1).bit_length()) for size in column.shape)
+    column = np.pad(column, ((0, 0), (0, points - column.shape[1])))
+    return np.concatenate([column, np.repeat(column[:1], lanes - len(column), axis=0)])
 
 
 def to_fit(solution: Solution, middle: np.ndarray) -> PowerLawFit:
@@ -156,7 +167,7 @@ def to_fit(solution: Solution, middle: np.ndarray) -> PowerLawFit:
     )
 
 
-def psi(t: Float[Array, " points"], b: Float[Array, ""]) -> Float[Array, " points"]:
+def psi(t: Float[Array, "*points"], b: Float[Array, ""]) -> Float[Array, "*points"]:
     """`(1 - exp(-b t)) / b`."""
     return -jnp.expm1(-b * t) / b
 
@@ -241,7 +252,7 @@ def project(curve: Curve, b: Float[Array, ""], *, delta: Float[Array, ""]) -> Fl
         s = jnp.where(k < 0, 0.0, jnp.where(k > b * m, b, k / m))
         return jnp.stack([jnp.log(m), jnp.clip(s, 0.0, b), b])
 
-    def reweighted(_: int, parameters: Float[Array, " 3"]) -> Float[Array, " 3"]:
+    def reweighted(_: Any, parameters: Float[Array, " 3"]) -> Float[Array, " 3"]:
         model = log_model(parameters, curve.t)
         size = jnp.abs(curve.log_loss - model)
         return fit(curve.weight * jnp.minimum(1.0, delta / jnp.maximum(size, 1e-300)) * jnp.exp(-2 * model))
@@ -299,7 +310,7 @@ def _newton(
     nearly always descends, lambda towards 0 is Newton. Only a decrease is accepted.
     """
 
-    def body(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def body(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         at, value, damping = carry
         residual = curve.log_loss - model(at, curve.t)
         jacobian = jax.jacfwd(model)(at, curve.t)

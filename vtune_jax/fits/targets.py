@@ -103,16 +103,19 @@ def estimate_targets(
     initial = np.asarray(initial_losses, np.float64)
     fit = fit_loss_curves(tokens, losses)
     curves, middle = curves_of(tokens, losses)
+    domains = len(middle)
+    t_target = np.full(len(curves.t), np.log(target_tokens) - middle[0])
+    t_target[:domains] = np.log(target_tokens) - middle
     levels = ((1 - level) / 2, 0.5, (1 + level) / 2)
     with jax.enable_x64(True):
         logs = np.asarray(
             posterior.quantiles(
                 jax.tree.map(jnp.asarray, curves),
-                jnp.asarray(np.log(target_tokens) - middle),
+                jnp.asarray(t_target),
                 jnp.asarray(beta_prior, jnp.float64),
                 levels,
             )
-        )
+        )[:domains]
     seen = ~np.isnan(losses)
     farthest = np.where(seen, tokens, 0.0).max(axis=0)
     nearest = np.where(seen, tokens, np.inf).min(axis=0)

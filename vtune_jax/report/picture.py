@@ -24,7 +24,9 @@ def save_picture(results: Results, path: Path) -> None:
         shares = [100 * row["weights"][index] for row in arm.updates]
         weights.step(tokens, shares, where="post", color=colour, label=name, lw=2)
         weights.axhline(shares[0], color=colour, lw=0.8, ls=":")
-        left = [float("nan") if row["remaining"][index] is None else 100 * row["remaining"][index] for row in arm.updates]
+        left = [
+            float("nan") if row["remaining"][index] is None else 100 * row["remaining"][index] for row in arm.updates
+        ]
         remaining.plot(tokens, left, color=colour, lw=2)
     weights.set(title=f"Weights under {arm.name} (prior dotted)", ylabel="% of the batch", ylim=(0, None))
     weights.legend(fontsize=8, ncols=2, frameon=False)

@@ -28,7 +28,7 @@ def make_evaluate(model: Model, rows_at_once: int) -> Evaluate:
     """
 
     def row_nats(params: PyTree, rows: Int[Array, "rows tokens"]) -> Float[Array, " rows"]:
-        rows = rows.astype(jnp.int32)
+        rows = jnp.asarray(rows, jnp.int32)
         return token_nats(model.logits(params, rows[:, :-1]), rows[:, 1:]).sum(axis=1)
 
     def evaluate(params: PyTree, heldout: Int[Array, "domains rows tokens"]) -> LossSums:

@@ -66,7 +66,7 @@ def make_train_step(
         )
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
             "learning_rate": rate,
             "train_nats": mixture.train.nats,
             "train_tokens": mixture.train.tokens,
@@ -123,7 +123,7 @@ def tokens_read(cursor: Cursor, rows: UInt32[Array, " domains"], row_tokens: int
 
 
 def _batch_loss(model: Model, params: PyTree, batch: Batch, domains: int) -> tuple[Float[Array, ""], LossSums]:
-    tokens = batch["tokens"].astype(jnp.int32)
+    tokens = jnp.asarray(batch["tokens"], jnp.int32)
     nats = token_nats(model.logits(params, tokens[:, :-1]), tokens[:, 1:])
     sums = domain_sums(nats, jnp.ones(nats.shape, bool), batch["domain"], domains)
     return nats.mean(), sums

@@ -1,0 +1,184 @@
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from vtune_jax import settings
+from vtune_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fast:
+    name: Literal["fast"] = "fast"
+    label: str = ""
+    rate: float = 1.0
+
+    def __post_init__(self):
+        if self.rate < 0:
+            raise ValueError(f"rate must not be negative, got {self.rate}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slow:
+    name: Literal["slow"] = "slow"
+    label: str = ""
+    patience: int = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner:
+    steps: int = 10
+    kind: Literal["a", "b"] = "a"
+    flag: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outer:
+    title: str
+    shares: tuple[float, ...] = ()
+    inner: Inner = Inner()
+    methods: tuple[Fast | Slow, ...] = (Fast(), Slow())
+
+
+def load(tmp_path, text, *overrides):
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    return settings.load(Outer, path, overrides)
+
+
+WHOLE = """
+title = "t"
+shares = [1, 0.5]
+[inner]
+steps = 20
+kind = "b"
+[[methods]]
+name = "slow"
+label = "mine"
+patience = 9
+"""
+
+
+def test_a_file_becomes_the_nested_dataclasses(tmp_path):
+    assert load(tmp_path, WHOLE) == Outer(
+        title="t", shares=(1.0, 0.5), inner=Inner(steps=20, kind="b"), methods=(Slow(label="mine", patience=9),)
+    )
+
+
+configs = st.builds(
+    Outer,
+    title=st.text(max_size=20),
+    shares=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3).map(tuple),
+    inner=st.builds(Inner, steps=st.integers(-(2**60), 2**60), kind=st.sampled_from("ab"), flag=st.booleans()),
+    methods=st.lists(
+        st.one_of(st.builds(Fast, rate=st.floats(0, 1e300)), st.builds(Slow, label=st.text(max_size=5))), min_size=1
+    ).map(tuple),
+)
+
+
+@given(config=configs)
+@hypothesis_settings(max_examples=150, deadline=None)
+def test_dumping_and_loading_gives_the_same_config(tmp_path_factory, config):
+    path = tmp_path_factory.getbasetemp() / "round.toml"
+    path.write_text(settings.dumps(config), encoding="utf-8")
+    assert settings.load(Outer, path) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "reached"),
+    [
+        ("inner.steps=7", lambda c: c.inner.steps == 7),
+        ("inner.flag=true", lambda c: c.inner.flag is True),
+        ("title=plain words", lambda c: c.title == "plain words"),
+        ("shares=[0.25, 0.75]", lambda c: c.shares == (0.25, 0.75)),
+        ("methods.mine.patience=1", lambda c: c.methods[0].patience == 1),
+        ("methods.0.patience=2", lambda c: c.methods[0].patience == 2),
+    ],
+)
+def test_every_field_can_be_overridden(tmp_path, override, reached):
+    assert reached(load(tmp_path, WHOLE, override))
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("titel = 1", (), "x.toml: unknown key 'titel'; did you mean 'title'\\?"),
+        ('title = "t"\n[inner]\nstep = 3', (), "unknown key 'inner.step'; did you mean 'steps'\\?"),
+        ("", (), "x.toml: 'title' is missing"),
+        ("title = 3", (), "'title' is 3, a int. Fix: give a string"),
+        ('title = "t"\n[inner]\nsteps = 2.5', (), "'inner.steps' is 2.5, a float. Fix: give a whole number"),
+        ('title = "t"\n[inner]\nsteps = true', (), "'inner.steps' is True, a bool"),
+        ('title = "t"\n[inner]\nflag = 1', (), "'inner.flag' is 1, a int. Fix: give true or false"),
+        ('title = "t"\ninner = 3', (), "'inner' is 3, a int. Fix: give a table"),
+        ('title = "t"\nshares = 3', (), "'shares' is 3, a int. Fix: give an array"),
+        ('title = "t"\nshares = ["x"]', (), "'shares.0' is 'x', a str. Fix: give a number"),
+        ('title = "t"\n[inner]\nkind = "c"', (), "'inner.kind' is 'c'. Fix: use one of 'a', 'b'"),
+        ('title = "t"\n[[methods]]\nname = "fats"', (), "'methods.0.name' is 'fats'; did you mean 'fast'\\?"),
+        ('title = "t"\n[[methods]]\nrate = 1.0', (), "'methods.0.name' is missing"),
+        ('title = "t"\nmethods = [3]', (), "'methods.0' is 3, a int"),
+        (
+            'title = "t"\n[[methods]]\nname = "fast"\nrate = -1.0',
+            (),
+            r"\[methods.0\] rate must not be negative, got -1.0",
+        ),
+        ("title = \n", (), "is not valid TOML: .*line 1"),
+        (WHOLE, ("inner.steps",), "the override 'inner.steps' is not KEY=VALUE"),
+        (WHOLE, ("inner.stepz=3",), "unknown key 'inner.stepz'; did you mean 'steps'\\?"),
+        (WHOLE, ("methods.mime.patience=3",), "finds no entry 'mime'; did you mean 'mine'\\?"),
+        (WHOLE, ("title.x=3",), "goes into 'title', which is no table"),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_key_and_fix(tmp_path, text, overrides, message):
+    with pytest.raises(UserError, match=message) as refused:
+        load(tmp_path, text, *overrides)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_file_lists_its_neighbours(tmp_path):
+    (tmp_path / "near.toml").write_text("")
+    with pytest.raises(UserError, match=r"no config file .*nothing.toml; there are .*near.toml"):
+        settings.load(Outer, tmp_path / "nothing.toml")
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_bytes(b'title = "\xff"')
+    with pytest.raises(UserError, match="is not UTF-8"):
+        settings.load(Outer, path)
+
+
+def test_defaults_fill_what_the_file_leaves_out(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text("")
+    assert settings.load(Outer, path, defaults={"title": "file"}).title == "file"
+
+
+def test_the_digest_covers_the_chosen_fields_only_and_is_the_same_in_another_process():
+    config, other = Outer(title="t"), Outer(title="u", inner=Inner(steps=10))
+    assert settings.digest(config, "inner", "shares") == settings.digest(other, "inner", "shares")
+    assert settings.digest(config) != settings.digest(other)
+    assert settings.digest(config, "inner.steps") != settings.digest(
+        Outer(title="t", inner=Inner(steps=11)), "inner.steps"
+    )
+    program = (
+        "import sys; sys.path.insert(0, 'tests'); import test_settings as t; "
+        "print(t.settings.digest(t.Outer(title='t')))"
+    )
+    root = Path(__file__).parent.parent
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
+    assert said.stdout.strip() == settings.digest(config)
+
+
+def test_every_config_in_the_repository_loads():
+    from vtune_jax import config
+
+    paths = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
+    assert paths
+    for path in paths:
+        assert config.load(path).name == path.stem

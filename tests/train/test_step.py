@@ -1,0 +1,143 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import tiny
+from vtune_jax.core.losses import token_nats
+from vtune_jax.core.simplex import QUOTA_ONE
+from vtune_jax.core.types import Cursor
+from vtune_jax.rules import Static
+from vtune_jax.train.evaluate import make_evaluate, mean_loss
+from vtune_jax.train.optimizer import OptimizerConfig
+from vtune_jax.train.step import advance, make_train_step, tokens_read
+
+
+def batch(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "tokens": rng.integers(0, tiny.VOCABULARY, (tiny.BATCH, tiny.LENGTH + 1)).astype(np.uint16),
+        "domain": np.array([0, 2, 2, 1], np.int32),
+    }
+
+
+def test_one_step_is_adamw_on_the_mean_loss():
+    plain, _ = tiny.steps_of()
+    before = tiny.state()
+    after, metrics = plain(before, batch(), tiny.constants())
+    tokens = jnp.asarray(batch()["tokens"], jnp.int32)
+
+    def loss(params):
+        return token_nats(tiny.model().logits(params, tokens[:, :-1]), tokens[:, 1:]).mean()
+
+    value, gradient = jax.value_and_grad(loss)(before.params)
+    # Warm-up is one of twenty steps, so the first step has the whole rate.
+    matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, before.params)
+    adamw = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(1e-2, b1=0.9, b2=0.95, weight_decay=0.1, mask=matrices)
+    )
+    updates, _ = adamw.update(gradient, adamw.init(before.params), before.params)
+    expected = optax.apply_updates(before.params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), after.params, expected)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
+    np.testing.assert_allclose(metrics["learning_rate"], 1e-2, rtol=1e-6)
+
+
+def test_training_sums_are_kept_per_domain_until_the_update():
+    plain, _ = tiny.steps_of()
+    state = tiny.state()
+    for count in range(1, tiny.INTERVAL + 1):
+        state, metrics = plain(state, batch(count), tiny.constants())
+        assert metrics["train_tokens"].tolist() == [8 * count, 8 * count, 16 * count]
+    np.testing.assert_allclose(metrics["train_nats"].sum() / 160, metrics["loss"], rtol=0.5)
+    assert state.mixture.train.tokens.tolist() == [0, 0, 0]
+
+
+def test_weights_move_only_at_interval_boundaries_and_by_the_new_models_heldout_loss():
+    _, jitted = tiny.steps_of()
+    state, weights = tiny.state(), []
+    for step in range(2 * tiny.INTERVAL):
+        state, _ = jitted(state, batch(step), tiny.constants())
+        weights.append(np.asarray(state.mixture.weights))
+    moved = [not np.array_equal(a, b) for a, b in zip([tiny.targets().prior, *weights], weights, strict=False)]
+    assert moved == [step % tiny.INTERVAL == tiny.INTERVAL - 1 for step in range(2 * tiny.INTERVAL)]
+    evaluate = make_evaluate(tiny.model(), 9)
+    newest = (int(state.mixture.history.entries) - 1) % state.mixture.history.nats.shape[0]
+    np.testing.assert_allclose(
+        state.mixture.history.nats[newest], evaluate(state.params, tiny.heldout()).nats, rtol=1e-5
+    )
+    assert int(state.mixture.quota.sum()) == QUOTA_ONE
+    assert state.mixture.history.step[newest] == 2 * tiny.INTERVAL
+
+
+def test_the_step_is_compiled_once_for_runs_of_different_length_and_targets():
+    plain, traces = tiny.steps_of()[0], []
+
+    @jax.jit
+    def counted(state, batch, constants):
+        traces.append(1)
+        return plain(state, batch, constants)
+
+    for steps in (3, 7, 50):
+        state = tiny.state()
+        for step in range(3):
+            state, _ = counted(state, batch(step), tiny.constants(steps))
+    assert len(traces) == 1
+
+
+def test_the_static_method_keeps_the_prior_and_still_records_losses():
+    method = Static()
+    _, jitted = tiny.steps_of(method)
+    state = tiny.state(method)
+    for step in range(tiny.INTERVAL):
+        state, _ = jitted(state, batch(step), tiny.constants())
+    np.testing.assert_array_equal(state.mixture.weights, tiny.targets().prior)
+    assert int(state.mixture.history.entries) == 1
+
+
+def test_heldout_sums_are_those_of_each_row_by_itself():
+    params = tiny.model().init(1)
+    rows = tiny.heldout()
+    sums = make_evaluate(tiny.model(), 5)(params, rows)
+    assert sums.tokens.tolist() == [6 * tiny.LENGTH] * tiny.DOMAINS
+    for domain in range(tiny.DOMAINS):
+        alone = [
+            token_nats(tiny.model().logits(params, row[None, :-1]), row[None, 1:]).sum()
+            for row in rows[domain].astype(jnp.int32)
+        ]
+        np.testing.assert_allclose(sums.nats[domain], np.sum(alone), rtol=1e-5)
+    np.testing.assert_allclose(mean_loss(sums), np.log(tiny.VOCABULARY), atol=0.1)
+
+
+def test_the_cursor_counts_epochs_and_rows():
+    cursor = Cursor(jnp.array([0, 3], jnp.uint32), jnp.array([4, 1], jnp.uint32))
+    rows = jnp.array([5, 7], jnp.uint32)
+    after = advance(cursor, jnp.array([12, 2], jnp.uint32), rows)
+    assert after.epoch.tolist() == [3, 3]
+    assert after.row.tolist() == [1, 3]
+    assert tokens_read(after, rows, 10).tolist() == [160, 240]
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    # 10 % of 40 steps warm up linearly to the peak; the half cosine ends at a tenth of it.
+    [(0, 0.25), (3, 1.0), (21, 0.55), (39, 0.1), (400, 0.1)],
+)
+def test_the_schedule_warms_up_and_decays_over_the_runs_own_length(step, rate):
+    config = OptimizerConfig(peak_learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.1)
+    np.testing.assert_allclose(config.learning_rate(jnp.asarray(step), jnp.asarray(40)), rate, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("peak_learning_rate", 0.0), ("clip_norm", -1.0), ("warmup_fraction", 1.5), ("beta2", -0.1)],
+)
+def test_impossible_optimisers_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} must"):
+        OptimizerConfig(**{field: value})
+
+
+def test_an_interval_below_one_is_refused():
+    with pytest.raises(ValueError, match="interval must be at least 1, got 0"):
+        make_train_step(tiny.model(), tiny.OPTIMIZER, tiny.METHOD.build(), make_evaluate(tiny.model(), 1), interval=0)
