@@ -1,6 +1,5 @@
 """A run small enough to train in a test: four domains of made tokens, a one-layer decoder."""
 
-import dataclasses
 import functools
 
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from vtune_jax.data.rows import TokenRows
 from vtune_jax.models import DecoderConfig, build
 from vtune_jax.rules import Velocitune
 from vtune_jax.train.checkpoint import canonical
-from vtune_jax.train.engines import DeviceEngine, HostEngine, compile_step
+from vtune_jax.train.engines import DeviceEngine, HostEngine, compile_scan, compile_step
 from vtune_jax.train.evaluate import make_evaluate
 from vtune_jax.train.loop import LoopConfig, Run, train
 from vtune_jax.train.optimizer import OptimizerConfig
@@ -60,6 +59,11 @@ def steps_of(method=METHOD):
     return plain, compile_step(plain)
 
 
+@functools.cache
+def scan_of(method=METHOD):
+    return compile_scan(steps_of(method)[0], spec(), LENGTH)
+
+
 def targets():
     rows = np.ones(DOMAINS)
     return make_targets(3.5 * rows, np.array([0.7, 2.0, 2.5]), 0.1 * rows, np.array([0.5, 0.3, 0.2]))
@@ -70,10 +74,9 @@ def state(method=METHOD):
 
 
 def engine(kind="host", method=METHOD, steps=STEPS, **options):
-    plain, jitted = steps_of(method)
     if kind == "device":
-        return DeviceEngine(plain, spec(), stores(), constants(steps))
-    return HostEngine(jitted, spec(), stores(), constants(steps), interval=INTERVAL, **options)
+        return DeviceEngine(scan_of(method), stores(), constants(steps))
+    return HostEngine(steps_of(method)[1], spec(), stores(), constants(steps), interval=INTERVAL, **options)
 
 
 def run(folder, steps=STEPS, **loop):
@@ -91,7 +94,3 @@ def run(folder, steps=STEPS, **loop):
 
 def trained(folder, kind="host", **options):
     return train(run(folder), engine(kind), state(), **options)
-
-
-def replaced(config, **changes):
-    return dataclasses.replace(config, **changes)

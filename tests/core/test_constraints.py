@@ -6,7 +6,6 @@ from vtune_jax.core.constraints import with_floor
 from vtune_jax.core.types import LossSums, Observation, Targets
 from vtune_jax.rules import static, velocitune
 
-
 STILL = static()._replace(update=lambda weights, history, targets: weights)
 """A method that wants nothing changed."""
 
@@ -53,6 +52,9 @@ def test_no_floor_is_the_method_itself():
 
 @pytest.mark.parametrize("floor", [-0.1, 0.6])
 def test_impossible_floors_are_refused(floor):
-    with pytest.raises(ValueError, match="floor must"):
+    def use():
         method = with_floor(static(), floor)
         method.update(jnp.full(2, 0.5), method.init(targets(2)), targets(2))
+
+    with pytest.raises(ValueError, match="floor must"):
+        use()

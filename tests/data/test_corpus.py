@@ -9,7 +9,6 @@ from vtune_jax.data.corpus import CorpusConfig, DomainConfig, corpus_fingerprint
 from vtune_jax.data.tokens import END_OF_TEXT, PreparedCorpus, TokenizerConfig, load_tokenizer
 from vtune_jax.errors import UserError
 
-
 read_embedded = functools.cache(embedded.read)
 
 

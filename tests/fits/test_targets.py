@@ -104,7 +104,7 @@ def test_unusable_targets_are_refused_or_replaced_aloud():
     assert len(notes) == 2
     assert "domain 'b'" in notes[0]
     assert "its remaining fraction counts as 0" in notes[1]
-    assert UNUSABLE == {got.verdict[1], got.verdict[2]}
+    assert {got.verdict[1], got.verdict[2]} == UNUSABLE
 
 
 def test_a_level_outside_zero_to_one_is_refused():

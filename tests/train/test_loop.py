@@ -50,8 +50,7 @@ class Stop(Exception):
     """Stands for a crash between two chunks."""
 
 
-@pytest.mark.parametrize("kind", ["host", "device"])
-@pytest.mark.parametrize("crash", [3, 8, 12, 17])
+@pytest.mark.parametrize(("kind", "crash"), [("host", 3), ("host", 8), ("host", 12), ("host", 17), ("device", 12)])
 def test_a_crashed_run_ends_as_an_unbroken_one_bit_for_bit(tmp_path, crash, kind):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = tiny.trained(whole, kind)

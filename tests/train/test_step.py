@@ -17,27 +17,27 @@ from vtune_jax.train.step import advance, make_train_step, tokens_read
 def batch(seed=0):
     rng = np.random.default_rng(seed)
     return {
-        "tokens": rng.integers(0, tiny.VOCABULARY, (tiny.BATCH, tiny.LENGTH + 1)).astype(np.uint16),
-        "domain": np.array([0, 2, 2, 1], np.int32),
+        "tokens": jnp.asarray(rng.integers(0, tiny.VOCABULARY, (tiny.BATCH, tiny.LENGTH + 1)), jnp.uint16),
+        "domain": jnp.array([0, 2, 2, 1], jnp.int32),
     }
 
 
 def test_one_step_is_adamw_on_the_mean_loss():
-    plain, _ = tiny.steps_of()
+    step = jax.jit(tiny.steps_of()[0])
     before = tiny.state()
-    after, metrics = plain(before, batch(), tiny.constants())
+    after, metrics = step(before, batch(), tiny.constants())
     tokens = jnp.asarray(batch()["tokens"], jnp.int32)
 
     def loss(params):
         return token_nats(tiny.model().logits(params, tokens[:, :-1]), tokens[:, 1:]).mean()
 
-    value, gradient = jax.value_and_grad(loss)(before.params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(before.params)
     # Warm-up is one of twenty steps, so the first step has the whole rate.
     matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, before.params)
     adamw = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(1e-2, b1=0.9, b2=0.95, weight_decay=0.1, mask=matrices)
     )
-    updates, _ = adamw.update(gradient, adamw.init(before.params), before.params)
+    updates, _ = jax.jit(adamw.update)(gradient, adamw.init(before.params), before.params)
     expected = optax.apply_updates(before.params, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), after.params, expected)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
@@ -45,10 +45,10 @@ def test_one_step_is_adamw_on_the_mean_loss():
 
 
 def test_training_sums_are_kept_per_domain_until_the_update():
-    plain, _ = tiny.steps_of()
+    _, jitted = tiny.steps_of()
     state = tiny.state()
     for count in range(1, tiny.INTERVAL + 1):
-        state, metrics = plain(state, batch(count), tiny.constants())
+        state, metrics = jitted(state, batch(count), tiny.constants())
         assert metrics["train_tokens"].tolist() == [8 * count, 8 * count, 16 * count]
     np.testing.assert_allclose(metrics["train_nats"].sum() / 160, metrics["loss"], rtol=0.5)
     assert state.mixture.train.tokens.tolist() == [0, 0, 0]
@@ -65,7 +65,7 @@ def test_weights_move_only_at_interval_boundaries_and_by_the_new_models_heldout_
     evaluate = make_evaluate(tiny.model(), 9)
     newest = (int(state.mixture.history.entries) - 1) % state.mixture.history.nats.shape[0]
     np.testing.assert_allclose(
-        state.mixture.history.nats[newest], evaluate(state.params, tiny.heldout()).nats, rtol=1e-5
+        state.mixture.history.nats[newest], jax.jit(evaluate)(state.params, tiny.heldout()).nats, rtol=1e-5
     )
     assert int(state.mixture.quota.sum()) == QUOTA_ONE
     assert state.mixture.history.step[newest] == 2 * tiny.INTERVAL
@@ -99,7 +99,7 @@ def test_the_static_method_keeps_the_prior_and_still_records_losses():
 def test_heldout_sums_are_those_of_each_row_by_itself():
     params = tiny.model().init(1)
     rows = tiny.heldout()
-    sums = make_evaluate(tiny.model(), 5)(params, rows)
+    sums = jax.jit(make_evaluate(tiny.model(), 5))(params, rows)
     assert sums.tokens.tolist() == [6 * tiny.LENGTH] * tiny.DOMAINS
     for domain in range(tiny.DOMAINS):
         alone = [

@@ -67,7 +67,7 @@ class TargetEstimate(NamedTuple):
 def estimate_targets(
     tokens: np.ndarray,
     losses: np.ndarray,
-    target_tokens: float,
+    target_tokens: int | float,
     *,
     initial_losses: np.ndarray,
     level: float = 0.9,

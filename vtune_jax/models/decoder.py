@@ -68,15 +68,18 @@ def build(config: DecoderConfig, vocabulary: int) -> Model:
     """The functional form of the decoder: NNX is split once, here, and merged inside `logits`."""
     graph, abstract = nnx.split(nnx.eval_shape(lambda: Decoder(config, vocabulary, nnx.Rngs(0))))
 
+    @jax.jit
     def init(seed: int) -> PyTree:
-        return nnx.to_pure_dict(nnx.state(Decoder(config, vocabulary, nnx.Rngs(seed)), nnx.Param))
+        key = jax.random.key(seed)
+        return nnx.to_pure_dict(nnx.state(Decoder(config, vocabulary, nnx.Rngs(key)), nnx.Param))
 
+    @jax.jit
     def logits(params: PyTree, tokens: Int[Array, "rows tokens"]) -> Float[Array, "rows tokens vocab"]:
         state = jax.tree.map(lambda leaf: leaf, abstract)
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graph, state)(tokens)
 
-    return Model(config=config, vocabulary=vocabulary, init=jax.jit(init, static_argnums=0), logits=logits)
+    return Model(config=config, vocabulary=vocabulary, init=init, logits=logits)
 
 
 class Decoder(nnx.Module):

@@ -77,7 +77,7 @@ class Results:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             found = content.pop("schema_version", None)
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             raise UserError(
                 f"{path} is no results file ({error})", "run `vtune-jax report CONFIG` to make it"
             ) from error

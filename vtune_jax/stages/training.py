@@ -10,14 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from vtune_jax.config import ExperimentConfig
+from vtune_jax.config import ExperimentConfig, MethodConfig
 from vtune_jax.core.types import LossSums, Targets
 from vtune_jax.data.plan import PlanSpec, fingerprint
 from vtune_jax.data.rows import TokenRows
 from vtune_jax.errors import UserError
 from vtune_jax.models import Model, build
 from vtune_jax.train.checkpoint import Checkpoints, canonical
-from vtune_jax.train.engines import DeviceEngine, Engine, HostEngine, compile_step, data_mesh
+from vtune_jax.train.engines import (
+    CompiledStep,
+    DeviceEngine,
+    Engine,
+    HostEngine,
+    Scan,
+    compile_scan,
+    compile_step,
+    data_mesh,
+)
 from vtune_jax.train.evaluate import make_evaluate
 from vtune_jax.train.loop import Run, Tick, train
 from vtune_jax.train.optimizer import OptimizerConfig
@@ -49,25 +58,30 @@ class Lab:
         self.model: Model = build(config.model, vocabulary)
         self.evaluate = make_evaluate(self.model, config.data.evaluate_rows_at_once)
         self._jitted_evaluate = jax.jit(self.evaluate)
-        self._steps: dict[Any, tuple[TrainStep, Callable[..., Any]]] = {}
+        self._compiled: dict[Any, CompiledStep | Scan] = {}
 
     def heldout_sums(self, params: PyTree, heldout: np.ndarray) -> LossSums:
         """Held-out loss of a model on [domains, rows, sequence + 1] tokens."""
         return jax.device_get(self._jitted_evaluate(params, heldout))
 
-    def step(self, optimizer: OptimizerConfig, method_config: Any) -> tuple[TrainStep, Callable[..., Any]]:
-        """The train step of a method: the plain function and its jitted form, made once."""
+    def jitted(self, optimizer: OptimizerConfig, method_config: MethodConfig) -> CompiledStep:
+        """The compiled step of a method for the host engine, made once."""
         key = (optimizer, dataclasses.replace(method_config, label=""))
-        if key not in self._steps:
-            plain = make_train_step(
-                self.model,
-                optimizer,
-                method_config.build(),
-                self.evaluate,
-                interval=self.config.mixture.interval,
-            )
-            self._steps[key] = plain, compile_step(plain)
-        return self._steps[key]
+        if key not in self._compiled:
+            self._compiled[key] = compile_step(self._step(optimizer, method_config))
+        return self._compiled[key]
+
+    def scan(self, optimizer: OptimizerConfig, method_config: MethodConfig, spec: PlanSpec) -> Scan:
+        """The compiled scan of a method for the device engine, made once for each plan."""
+        key = (optimizer, dataclasses.replace(method_config, label=""), spec)
+        if key not in self._compiled:
+            step = self._step(optimizer, method_config)
+            self._compiled[key] = compile_scan(step, spec, self.config.data.sequence)
+        return self._compiled[key]
+
+    def _step(self, optimizer: OptimizerConfig, method_config: MethodConfig) -> TrainStep:
+        interval = self.config.mixture.interval
+        return make_train_step(self.model, optimizer, method_config.build(), self.evaluate, interval=interval)
 
     def train(
         self,
@@ -76,7 +90,7 @@ class Lab:
         params: PyTree,
         targets: Targets,
         *,
-        method_config: Any,
+        method_config: MethodConfig,
         optimizer: OptimizerConfig,
         steps: int,
         seed: int,
@@ -89,13 +103,14 @@ class Lab:
         constants = RunConstants(
             heldout=jnp.asarray(streams.heldout), rows=jnp.asarray(streams.rows), horizon=jnp.int32(steps)
         )
-        plain, jitted = self.step(optimizer, method_config)
         engine: Engine
         if data.engine == "device":
-            engine = DeviceEngine(plain, spec, streams.stores, constants)
+            engine = DeviceEngine(self.scan(optimizer, method_config, spec), streams.stores, constants)
         else:
             mesh = data_mesh(data.batch)
-            engine = HostEngine(jitted, spec, streams.stores, constants, interval=interval, mesh=mesh)
+            engine = HostEngine(
+                self.jitted(optimizer, method_config), spec, streams.stores, constants, interval=interval, mesh=mesh
+            )
         run = Run(
             folder=folder,
             steps=steps,

@@ -21,6 +21,10 @@ from vtune_jax.train.state import RunConstants, TrainState
 from vtune_jax.train.step import Batch, StepMetrics, TrainStep
 
 MetricRows = list[dict[str, np.ndarray]]
+CompiledStep = Callable[..., tuple[TrainState, StepMetrics]]
+"""`(state, batch, constants) -> (state, metrics)`, the state's memory reused."""
+Scan = Callable[..., tuple[TrainState, StepMetrics]]
+"""`(state, table, constants, *, steps) -> (state, stacked metrics)`."""
 
 
 class Engine(Protocol):
@@ -40,7 +44,7 @@ class HostEngine:
 
     def __init__(
         self,
-        train_step: Callable[..., tuple[TrainState, StepMetrics]],
+        train_step: CompiledStep,
         spec: PlanSpec,
         stores: Sequence[TokenRows],
         constants: RunConstants,
@@ -103,17 +107,16 @@ class HostEngine:
 class DeviceEngine:
     """All tokens lie in accelerator memory and batches are gathered inside one `lax.scan` over the steps."""
 
-    def __init__(
-        self, train_step: TrainStep, spec: PlanSpec, stores: Sequence[TokenRows], constants: RunConstants
-    ) -> None:
-        """Copies the tokens to the device; `train_step` is the plain function, not its jitted form."""
-        self._constants = constants
+    def __init__(self, run: Scan, stores: Sequence[TokenRows], constants: RunConstants) -> None:
+        """Copies the tokens to the device.
+
+        Args:
+            run: see `compile_scan`.
+            stores: the rows of each domain.
+            constants: of the run.
+        """
+        self._run, self._constants = run, constants
         self._table = build_table(stores)
-        self._run = jax.jit(
-            partial(scan_steps, train_step, spec, stores[0].length),
-            static_argnames="steps",
-            donate_argnums=0,
-        )
 
     def start(self, state: TrainState) -> TrainState:
         """See `Engine`."""
@@ -146,7 +149,12 @@ def scan_steps(
     return jax.lax.scan(one, state, length=steps)
 
 
-def compile_step(train_step: TrainStep) -> Callable[..., tuple[TrainState, StepMetrics]]:
+def compile_scan(train_step: TrainStep, spec: PlanSpec, row_length: int) -> Scan:
+    """The jitted form for `DeviceEngine`; `steps` is static."""
+    return jax.jit(partial(scan_steps, train_step, spec, row_length), static_argnames="steps", donate_argnums=0)
+
+
+def compile_step(train_step: TrainStep) -> CompiledStep:
     """The jitted form for `HostEngine`: the old state's memory is reused for the new one."""
     return jax.jit(train_step, donate_argnums=0)
 

@@ -1,0 +1,104 @@
+import dataclasses
+import io
+import json
+import re
+
+import pytest
+from rich.console import Console
+
+from tests.report.made import made_results
+from vtune_jax.errors import UserError
+from vtune_jax.report.page import page, write_page
+from vtune_jax.report.picture import save_picture
+from vtune_jax.report.results import Results, table, verdict_sentence
+from vtune_jax.report.terminal import render_table
+
+
+def test_results_come_back_from_their_file(tmp_path):
+    results = made_results()
+    results.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json") == results
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "is no results file"), ("[]", "is no results file"), ("{}", "has schema version None")],
+)
+def test_a_file_that_is_no_results_is_refused(tmp_path, content, message):
+    path = tmp_path / "results.json"
+    if content:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        Results.load(path)
+
+
+def test_the_sentence_counts_the_domains_and_gives_both_directions():
+    said = verdict_sentence(made_results())
+    # Gains of 0.875 and 0.75 nats from an average of 5.15.
+    assert "velocitune ended below static on 4 of 4 domains" in said
+    assert "4.275 against 4.400 nats per token (-0.125)" in said
+    assert "88% of the way to its target, against 75%" in said
+    assert "'prose' moved by +0.200 against +0.200" in said
+    worse = made_results(arms=("static", "velocitune"))
+    arms = {
+        name: dataclasses.replace(arm, final=worse.arms[other].final)
+        for (name, arm), other in zip(worse.arms.items(), ("velocitune", "static"), strict=True)
+    }
+    assert "below static on 0 of 4 domains" in verdict_sentence(dataclasses.replace(worse, arms=arms))
+
+
+def test_the_table_has_differences_to_the_control():
+    header, rows = table(made_results(2))
+    assert header[:6] == ["domain", "initial", "target", "velocitune", "static", "velocitune − static"]
+    assert rows[0] == ["domain 0", "5.000", "4.000", "4.125", "4.250", "-0.125", "12%", "25%", "2.00", "2.00"]
+    assert [row[0] for row in rows[2:]] == ["average", "prose (base)"]
+    assert all(len(row) == len(header) for row in rows)
+
+
+@pytest.mark.parametrize("arms", [("static",), ("velocitune",), ("velocitune", "other", "static")])
+@pytest.mark.parametrize("domains", [2, 7, 50])
+def test_any_number_of_arms_and_domains_makes_a_page(arms, domains):
+    text = page(made_results(domains, arms))
+    assert all(f"domain {index}" in text for index in range(domains))
+    assert text.count('class="plotly-graph-div"') == 6
+
+
+def test_the_page_opens_offline_and_stays_small(tmp_path):
+    write_page(made_results(), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert not re.search(r'<(script|link|img|iframe)[^>]*(src|href)="(https?:)?//', text)
+    assert len(text) < 6e6
+    assert not (tmp_path / "report.html.tmp").exists()
+
+
+def test_names_are_escaped():
+    text = page(made_results(2, experiment="<b>x</b>"))
+    assert "<b>x</b>" not in text
+    assert "&lt;b&gt;x&lt;/b&gt;" in text
+
+
+def test_missing_values_become_dashes(tmp_path):
+    results = made_results(2)
+    targets = dataclasses.replace(results.targets, target=[None, 4.1], lower=[None, 4.0], upper=[None, None], law=None)
+    results = dataclasses.replace(results, targets=targets)
+    results.arms["velocitune"].updates[2]["heldout_loss"][0] = None
+    results.arms["velocitune"].final["heldout_loss"][0] = None
+    assert table(results)[1][0][2:4] == ["–", "–"]
+    assert "NaN" not in json.dumps(table(results))
+    page(results)
+    save_picture(results, tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("arms", [("velocitune", "static"), ("static",)])
+def test_the_picture_is_written(tmp_path, arms):
+    save_picture(made_results(arms=arms), tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_terminal_table_fits_its_console():
+    stream = io.StringIO()
+    render_table(made_results(6), Console(file=stream, width=120))
+    said = stream.getvalue()
+    assert max(map(len, said.splitlines())) <= 120
+    assert "domain 5" in said
+    assert "One seed is no evidence" in said
