@@ -68,7 +68,7 @@ def test_a_broken_line_is_named_and_can_be_skipped(tmp_path):
 
 
 def test_a_full_disk_says_what_is_safe(monkeypatch, tmp_path, capsys):
-    def full(*arguments):
+    def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device", "tokens.bin")
 
     monkeypatch.setattr("vtune_jax.data.corpus.prepare", full)
@@ -165,3 +165,10 @@ def test_a_checkpoint_folder_that_cannot_be_written_is_one_line(tmp_path):
     said = command("prepare", write_experiment(tmp_path), "--run-folder", folder)
     assert said.returncode == 2
     assert "cannot create the run folder" in said.stderr
+
+
+def test_overrides_may_follow_options(tmp_path):
+    path = write_experiment(tmp_path)
+    said = command("prepare", path, "--run-folder", tmp_path / "run", "corpus.heldout_fractoin=0.3")
+    assert said.returncode == 2
+    assert "heldout_fraction" in said.stderr

@@ -32,7 +32,7 @@ STAGES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code (2: a mistake of the user's, said in one line)."""
-    options = parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         return options.verb(options)
     except UserError as error:
@@ -52,6 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = USER_ERROR
     print(f"vtune-jax: {message}", file=sys.stderr)
     return code
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command's options; overrides may stand before, between and after them, which argparse alone refuses."""
+    arguments_parser = parser()
+    options, rest = arguments_parser.parse_known_args(arguments)
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(options, "overrides")]
+    if unknown:
+        arguments_parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,7 +105,7 @@ def _add_stage(
 
 
 def _stage(options: argparse.Namespace) -> int:
-    # jax reads its settings when it is imported: log noise off, and no preallocation surprises on shared machines.
+    # Read by jax when it is imported: only its errors are of use to a user.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from rich.console import Console
 

@@ -46,10 +46,9 @@ def test_the_main_job_ends_with_results_a_page_and_a_picture(finished):
     for row in static.updates:
         np.testing.assert_allclose(row["weights"], static.updates[0]["weights"], rtol=1e-6)
     assert velocitune.updates[-1]["weights"] != velocitune.updates[0]["weights"]
+    assert np.all(np.array(static.final["heldout_loss"]) < np.array(results.targets.initial))
     assert (folder / "report.html").stat().st_size > 1e6
     assert (folder / "report.png").exists()
-    # The domain of three letters is the easiest: after any training its loss is lowest.
-    assert np.argmin(static.final["heldout_loss"]) == 0
     tokens = 30 * 4 * 16
     assert all(sum(arm.updates[-1]["tokens_read"]) == tokens for arm in results.arms.values())
 

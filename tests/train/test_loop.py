@@ -29,7 +29,7 @@ def assert_same_files(ours, theirs):
 
 def test_a_run_writes_a_row_for_each_step_and_each_update(tmp_path):
     state = tiny.trained(tmp_path)
-    steps, updates = ([json.loads(line) for line in (tmp_path / name).open()] for name in FILES)
+    steps, updates = ([json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in FILES)
     assert [row["step"] for row in steps] == list(range(1, tiny.STEPS + 1))
     assert steps[-1]["tokens"] == tiny.STEPS * tiny.BATCH * tiny.LENGTH
     assert [row["step"] for row in updates] == [5, 10, 15, 20]
@@ -189,6 +189,7 @@ def test_four_devices_read_the_same_rows_and_reach_the_same_losses(tmp_path):
     )
     assert said.stdout.split("\n")[0] == f"4 {alone.mixture.cursor.row.tolist()}"
     losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / name / "steps.jsonl").open()] for name in ("one", "four")
+        [json.loads(line)["loss"] for line in (tmp_path / name / "steps.jsonl").read_text().splitlines()]
+        for name in ("one", "four")
     ]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)

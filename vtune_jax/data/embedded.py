@@ -173,8 +173,8 @@ CORPORA: dict[str, tuple[tuple[Callable[[], Iterable[str]], float], ...]] = {
     "tests": ((_tests, 1.6),),
     "stubs": ((_stubs, 0.5),),
 }
-"""Name to parts, each with its size in megabytes; the sizes differ on purpose. `general`, prose and some code for a base
-model, shares no file with the others."""
+"""Name to parts, each with its size in megabytes; the sizes differ on purpose. `general`, prose and some code for a
+base model, shares no file with the others."""
 
 
 def _docstrings_of(packages: tuple[str, ...]) -> Iterator[str]:

@@ -41,11 +41,14 @@ class Pipeline:
     def prepare(self) -> Stage:
         """Corpora to token files."""
         self.progress.stage("prepare", "corpora to tokens")
-        key = {"corpus": corpus.corpus_fingerprint(self.config.corpus)}
+        config, mixture = self.config.corpus, self.config.mixture
+        key: dict[str, Any] = {"corpus": corpus.corpus_fingerprint(config)}
+        if not config.tokenizer.file:
+            key["prior"] = [mixture.weights, mixture.power]
         return self.run_folder.stage(
             "prepare",
             key,
-            lambda folder: corpus.prepare(self.config.corpus, folder, report=self.progress.note),
+            lambda folder: corpus.prepare(config, folder, prior=mixture.prior, report=self.progress.note),
         )
 
     @cached_property

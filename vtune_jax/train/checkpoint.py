@@ -5,6 +5,7 @@ version, a checksum of the state and what the run was made of. Orbax writes it i
 place when it is whole.
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from jaxtyping import Array, PyTree, UInt32
 from vtune_jax.errors import UserError
 
 FORMAT = 1
+SIZES = "sizes.json"
 Facts = dict[str, Any]
 T = TypeVar("T")
 
@@ -48,6 +50,7 @@ class Checkpoints:
 
     def save(self, step: int, state: PyTree, facts: Facts) -> None:
         """Starts writing; returns as soon as the state is copied, so that the next step may overwrite it."""
+        self._record_sizes()
         facts = {**facts, "format": FORMAT, "checksum": _hex(checksum(state))}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts))
         try:
@@ -84,7 +87,44 @@ class Checkpoints:
             return step, state
         return None
 
+    def _record_sizes(self) -> None:
+        """Notes the length of each file of each checkpoint; a folder with a step's name is whole, as renaming comes last.
+
+        A truncated file is so found by its length: its reader, which reads many files at once, would first fill the
+        screen with the failures of the reads that it left pending.
+        """
+        if jax.process_index() != 0:
+            return
+        for folder in self._folder.glob("step_[0-9]*"):
+            record = folder / SIZES
+            if folder.name.removeprefix("step_").isdigit() and not record.exists():
+                # The manager may be removing an old step at this moment.
+                with contextlib.suppress(FileNotFoundError):
+                    record.write_text(json.dumps(_sizes(folder)))
+
+    def _unequal(self, step: int) -> str | None:
+        folder = self._folder / f"step_{step}"
+        try:
+            noted, found = json.loads((folder / SIZES).read_text()), _sizes(folder)
+        except (OSError, ValueError):
+            # The process died between the checkpoint and its note: only the checksum can tell.
+            return None
+        for name, size in noted.items():
+            if found.get(name) != size:
+                return f"{name} has {found.get(name, 0)} bytes instead of {size}"
+        return None
+
     def _read(self, step: int, template: T) -> tuple[T, Facts] | None:
+        reason = self._unequal(step)
+        if reason is None:
+            found = self._restore(step, template)
+            if not isinstance(found, str):
+                return found
+            reason = found
+        self._warn(f"checkpoint of step {step} in {self._folder} is damaged ({reason}); trying the one before")
+        return None
+
+    def _restore(self, step: int, template: T) -> tuple[T, Facts] | str:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(template), facts=ocp.args.JsonRestore())
         try:
             read = self._manager.restore(step, args=items)
@@ -92,13 +132,8 @@ class Checkpoints:
             sound = facts.get("format") == FORMAT and facts.get("checksum") == _hex(checksum(read["state"]))
         # Orbax and its storage layer raise many kinds of error for a damaged file; each means the same here.
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        else:
-            if sound:
-                return read["state"], facts
-            reason = "its checksum does not match"
-        self._warn(f"checkpoint of step {step} in {self._folder} is damaged ({reason}); trying the one before")
-        return None
+            return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        return (read["state"], facts) if sound else "its checksum does not match"
 
     def wait(self) -> None:
         """Returns when everything saved is on disk.
@@ -108,6 +143,7 @@ class Checkpoints:
         """
         try:
             self._manager.wait_until_finished()
+            self._record_sizes()
         except OSError as error:
             raise _unwritable(self._folder, error) from error
 
@@ -143,6 +179,11 @@ def _words(leaf: Array) -> UInt32[Array, "..."]:
 
 def _hex(words: UInt32[Array, " 2"]) -> str:
     return "".join(f"{word:08x}" for word in np.asarray(words))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SIZES)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:
