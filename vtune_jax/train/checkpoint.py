@@ -88,7 +88,7 @@ class Checkpoints:
         return None
 
     def _record_sizes(self) -> None:
-        """Notes the length of each file of each checkpoint; a folder with a step's name is whole, as renaming comes last.
+        """Notes the length of every file of a checkpoint. A folder with a step's name is whole, as renaming comes last.
 
         A truncated file is so found by its length: its reader, which reads many files at once, would first fill the
         screen with the failures of the reads that it left pending.
