@@ -115,12 +115,13 @@ class DeviceEngine:
             stores: the rows of each domain.
             constants: of the run.
         """
-        self._run, self._constants = run, constants
+        self._run = run
+        self._constants = replicate(constants, None)
         self._table = build_table(stores)
 
     def start(self, state: TrainState) -> TrainState:
         """See `Engine`."""
-        return state
+        return replicate(state, None)
 
     def advance(self, state: TrainState, steps: int) -> tuple[TrainState, MetricRows]:
         """See `Engine`. Each new number of steps compiles once more."""
@@ -174,7 +175,9 @@ def data_mesh(batch: int) -> Mesh | None:
 
 
 def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """The same values on every device of the mesh."""
-    if mesh is None:
-        return tree
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """The same values on every device of the mesh, or on the one device.
+
+    Placed explicitly even there: a jitted step compiles once for fresh arrays and once more for those that have been
+    placed, by a checkpoint or by itself.
+    """
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()) if mesh else jax.devices()[0])
