@@ -123,7 +123,9 @@ def _stage(options: argparse.Namespace) -> int:
     pipeline = Pipeline(config, folder, progress)
     try:
         with pipeline.run_folder.locked():
-            _run(pipeline, options.name, Console())
+            # Where there is no terminal nothing says how wide the page is: wide enough for the tables.
+            console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
+            _run(pipeline, options.name, console)
     except Interrupted as stop:
         progress.note(f"{stop}; the same command goes on from there")
         return 128 + stop.signal_number

@@ -74,11 +74,12 @@ class Progress:
         def tick(done: int, fields: dict[str, Any]) -> None:
             nonlocal done_so_far, last
             done_so_far += done
-            status = meter.status(done, fields)
+            status, left = meter.status(done, fields), meter.seconds_left(done_so_far, steps)
             if done_so_far < steps and time.monotonic() - last < self._line_every_s:
                 return
             last = time.monotonic()
-            self._console.print(f"  {title} {done_so_far}/{steps} {status}", markup=False)
+            remaining = f"  {_clock(left)} left" if left else ""
+            self._console.print(f"  {title} {done_so_far}/{steps}  {status}{remaining}", markup=False)
 
         yield tick
 
@@ -89,6 +90,16 @@ class _Meter:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._start: tuple[float, int] | None = None
+        self._first: tuple[float, int] | None = None
+
+    def seconds_left(self, done: int, steps: int) -> float | None:
+        """At the mean speed since the first chunk, which compiles; None before there is one."""
+        now = time.monotonic()
+        if not done or self._first is None:
+            self._first = (now, done) if done else None
+            return None
+        began, before = self._first
+        return (steps - done) * (now - began) / (done - before) if done > before else None
 
     def status(self, done: int, fields: dict[str, Any]) -> str:
         parts = []
@@ -104,3 +115,9 @@ class _Meter:
             largest = sorted(zip(fields["weights"], self._names, strict=True), reverse=True)[:3]
             parts.append(" ".join(f"{name} {weight:.0%}" for weight, name in largest))
         return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

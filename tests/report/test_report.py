@@ -95,10 +95,14 @@ def test_the_picture_is_written(tmp_path, arms):
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_the_terminal_table_fits_its_console():
-    stream = io.StringIO()
-    render_table(made_results(6), Console(file=stream, width=120))
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_table_fits_its_console_with_every_figure_whole(width):
+    stream, results = io.StringIO(), made_results(6)
+    render_table(results, Console(file=stream, width=width))
     said = stream.getvalue()
-    assert max(map(len, said.splitlines())) <= 120
-    assert "domain 5" in said
+    assert max(map(len, said.splitlines())) <= width
+    _, rows = table(results)
+    for row in rows:
+        lines = " ".join(line for line in said.splitlines() if line.startswith(f" {row[0]} "))
+        assert set(" ".join(row).split()) <= set(lines.split())
     assert "One seed is no evidence" in said
