@@ -41,7 +41,7 @@ def _seconds(*arguments):
 @pytest.mark.parametrize("verb", [*cli.STAGES, "doctor"])
 def test_every_verb_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as left:
-        cli.main([verb, "--help"])
+        cli.invoke([verb, "--help"])
     assert left.value.code == 0
     assert f"example: vtune-jax {verb}" in capsys.readouterr().out
 
@@ -73,7 +73,7 @@ def test_a_full_disk_says_what_is_safe(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr("vtune_jax.data.corpus.prepare", full)
     path = write_experiment(tmp_path)
-    assert cli.main(["prepare", str(path), "--run-folder", str(tmp_path / "run"), "--quiet"]) == 2
+    assert cli.invoke(["prepare", str(path), "--run-folder", str(tmp_path / "run"), "--quiet"]) == 2
     said = capsys.readouterr().err
     assert "the disk is full (tokens.bin)" in said
     assert "checkpoint are safe" in said
@@ -81,7 +81,7 @@ def test_a_full_disk_says_what_is_safe(monkeypatch, tmp_path, capsys):
 
 def test_the_plan_is_printed_and_nothing_is_trained(tmp_path, capsys):
     path = write_experiment(tmp_path)
-    assert cli.main(["plan", str(path), "--run-folder", str(tmp_path / "run"), "--quiet"]) == 0
+    assert cli.invoke(["plan", str(path), "--run-folder", str(tmp_path / "run"), "--quiet"]) == 0
     said = capsys.readouterr().out
     for word in (
         "digits",

@@ -1,7 +1,6 @@
 """The command `vtune-jax`. Nothing heavy is imported before a verb is chosen, so that `--help` answers at once."""
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vtune_jax import __version__
-from vtune_jax.errors import UserError
+from vtune_jax.errors import UserError, disk_is_full
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +29,22 @@ STAGES = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
+    """The console script: `invoke`, with what libraries' threads say of a reported failure left out."""
+    sys.unraisablehook = _without_closed_loops
+    code = invoke()
+    if code:
+        sys.unraisablehook = lambda unraisable: None
+    return code
+
+
+def _without_closed_loops(unraisable: "sys.UnraisableHookArgs") -> None:
+    # Orbax's reader threads call into a loop that the first failure has closed.
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def invoke(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code (2: a mistake of the user's, said in one line)."""
     options = _parsed(arguments)
     try:
@@ -42,12 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "interrupted; finished stages are kept, the same command goes on from them",
             INTERRUPTED,
         )
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not disk_is_full(error):
             raise
         message = (
-            f"the disk is full ({error.filename or 'while writing'}). Finished stages and the newest whole "
-            "checkpoint are safe. Fix: free some space and run the same command again."
+            f"the disk is full ({getattr(error, 'filename', None) or 'while writing'}). Finished stages and the newest "
+            "whole checkpoint are safe. Fix: free some space and run the same command again."
         )
         code = USER_ERROR
     print(f"vtune-jax: {message}", file=sys.stderr)

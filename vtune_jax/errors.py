@@ -1,4 +1,6 @@
-"""The one exception for a user's mistake: what is wrong and what to do, in one line."""
+"""The one exception for a user's mistake: what is wrong and what to do, in one line; and how a full disk is told."""
+
+import errno
 
 
 class UserError(Exception):
@@ -19,3 +21,18 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem}. Fix: {self.fix}."
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether this error, or what caused it, is a full disk or an exhausted quota.
+
+    Several libraries raise errors of their own for it, with nothing of the system's but its words.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(seen) for words in ("No space left on device", "Disk quota exceeded")):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

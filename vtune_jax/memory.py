@@ -11,8 +11,8 @@ def keep_freed_memory() -> bool:
     """Lets glibc reuse freed memory; returns whether it agreed.
 
     XLA on a CPU allocates a program's temporaries anew at each call. By default glibc maps and unmaps blocks of that
-    size, and the kernel clears every page of them each time: a third of a small model's step. It changes nothing else
-    but that the process keeps its peak memory. `experiments/step_time` measures it.
+    size, and the kernel clears every page of them each time: time that a small model's step notices. It changes
+    nothing else but that the process keeps its peak memory. `experiments/step_time` measures it.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -193,3 +193,15 @@ def test_four_devices_read_the_same_rows_and_reach_the_same_losses(tmp_path):
         for name in ("one", "four")
     ]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+def test_a_full_disk_is_told_whatever_the_storage_layer_calls_it(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+
+    def full(step, args):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: [OS error 28: No space left on device]")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(UserError, match=r"cannot write a checkpoint .* \(the disk is full\)"):
+        checkpoints.save(1, {"a": np.zeros(2)}, {})
+    checkpoints.close()

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree, UInt32
 
-from vtune_jax.errors import UserError
+from vtune_jax.errors import UserError, disk_is_full
 
 FORMAT = 1
 SIZES = "sizes.json"
@@ -37,7 +37,8 @@ class Checkpoints:
             keep: how many of the newest are kept.
             warn: told, in one line, of each checkpoint that cannot be used.
         """
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax logs what its threads raise, and raises it here too.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._folder = folder.absolute()
         self._warn = warn
         options = ocp.CheckpointManagerOptions(
@@ -55,8 +56,11 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts))
         try:
             self._manager.save(step, args=items)
-        except OSError as error:
-            raise _unwritable(self._folder, error) from error
+        except Exception as error:
+            # The storage layer wraps what the system said in errors of its own.
+            if isinstance(error, OSError) or disk_is_full(error):
+                raise _unwritable(self._folder, error) from error
+            raise
 
     def restore(self, template: T, facts: Facts) -> tuple[int, T] | None:
         """The newest checkpoint that is whole.
@@ -144,8 +148,11 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             self._record_sizes()
-        except OSError as error:
-            raise _unwritable(self._folder, error) from error
+        except Exception as error:
+            # The storage layer wraps what the system said in errors of its own.
+            if isinstance(error, OSError) or disk_is_full(error):
+                raise _unwritable(self._folder, error) from error
+            raise
 
     def close(self) -> None:
         """Waits and lets go of the background threads."""
@@ -191,9 +198,10 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _unwritable(folder: Path, error: OSError) -> UserError:
+def _unwritable(folder: Path, error: Exception) -> UserError:
+    reason = "the disk is full" if disk_is_full(error) else getattr(error, "strerror", None) or error
     return UserError(
-        f"cannot write a checkpoint to {folder} ({error.strerror or error})",
+        f"cannot write a checkpoint to {folder} ({reason})",
         "free some space and run the same command again; it goes on from the newest whole checkpoint",
     )
 

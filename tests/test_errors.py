@@ -1,0 +1,30 @@
+import errno
+
+import pytest
+
+from vtune_jax.errors import UserError, disk_is_full
+
+
+def test_problem_and_fix_are_one_line():
+    assert str(UserError("the corpus is empty", "give it text")) == "the corpus is empty. Fix: give it text."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "any words"),
+        OSError(errno.EDQUOT, "any words"),
+        Exception("No space left on device (os error 28)"),
+        ValueError("RESOURCE_EXHAUSTED: Error writing local file: Disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_is_known_under_every_name_and_behind_other_errors(error):
+    assert disk_is_full(error)
+    wrapped = RuntimeError("the writer failed")
+    wrapped.__cause__ = error
+    assert disk_is_full(wrapped)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "Permission denied"), ValueError("no")])
+def test_other_errors_are_not_a_full_disk(error):
+    assert not disk_is_full(error)
