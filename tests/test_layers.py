@@ -23,6 +23,7 @@ BELOW = {
     "config": {"settings", "core", "rules", "fits", "data", "models", "train", "errors"},
     "stages": {
         "config",
+        "doctor",
         "settings",
         "progress",
         "core",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from jaxtyping import PyTree
 
 from vtune_jax import settings
 from vtune_jax.core.scores import remaining_fraction
+from vtune_jax.doctor import PACKAGES
 from vtune_jax.report.results import ArmResult, Results, TargetResult
 from vtune_jax.stages.cache import read_json, write_json
 from vtune_jax.stages.targets import targets_from
@@ -25,19 +27,6 @@ from vtune_jax.train.metrics import JsonLines, plain
 if TYPE_CHECKING:
     from vtune_jax.config import MethodConfig
     from vtune_jax.stages.pipeline import Pipeline
-
-PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "numpy",
-    "scipy",
-    "tokenizers",
-    "vtune-jax",
-)
 
 
 def evaluate_arms(pipeline: Pipeline, folder: Path) -> None:
@@ -68,20 +57,7 @@ def collect(pipeline: Pipeline) -> Results:
         base=pipeline.prepared.base_name,
         initial_base_loss=evaluation["initial"]["base_loss"],
         arms=arms,
-        targets=TargetResult(
-            initial=targets["initial"],
-            target=targets["target"],
-            lower=targets["lower"],
-            upper=targets["upper"],
-            verdict=targets["verdict"],
-            advice=targets["advice"],
-            law=targets["law"],
-            points=targets["points"],
-            target_tokens=targets["target_tokens"],
-            proxy_tokens=targets["proxy_tokens"],
-            level=targets["level"],
-            notes=targets["notes"],
-        ),
+        targets=TargetResult(**{field.name: targets[field.name] for field in dataclasses.fields(TargetResult)}),
         corpus=read_json(pipeline.prepare.folder / "manifest.json"),
         run=provenance(pipeline),
     )
