@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from tests.stages.experiment import write_experiment
 from vtune_jax import config
@@ -84,6 +85,21 @@ def test_a_changed_field_reruns_only_what_depends_on_it(finished, tmp_path, over
     new = {name.rpartition("-")[0] for name in stages(folder).keys() - before.keys()}
     assert new == rerun
     assert {name: time for name, time in stages(folder).items() if name in before} == before
+
+
+def test_the_tokenizer_is_trained_on_the_prior_unless_it_is_given(finished, tmp_path):
+    path, folder = finished
+    default = pipeline(path, folder).prepare
+    only_digits = "mixture.weights=[0.0, 1.0, 0.0]"
+    moved = pipeline(path, tmp_path / "moved", only_digits).prepare
+    learned = {
+        stage: any("ab" in word for word in Tokenizer.from_file(str(stage.folder / "tokenizer.json")).get_vocab())
+        for stage in (default, moved)
+    }
+    assert learned == {default: True, moved: False}
+    given = f'corpus.tokenizer.file="{default.folder / "tokenizer.json"}"'
+    digests = {pipeline(path, tmp_path / "given", given, *more).prepare.digest for more in ((), (only_digits,))}
+    assert len(digests) == 1
 
 
 def test_the_resolved_config_runs_by_itself_and_finds_everything_done(finished):
