@@ -8,6 +8,7 @@ import numpy as np
 
 from vtune_jax import settings
 from vtune_jax.data.corpus import CorpusConfig
+from vtune_jax.data.plan import Allocation
 from vtune_jax.fits.targets import Policy
 from vtune_jax.models import DecoderConfig
 from vtune_jax.rules import Static, Velocitune, prior_weights
@@ -45,6 +46,7 @@ class MixtureConfig:
     weights: tuple[float, ...] = ()  # prior per domain, in the order of corpus.domains; empty: from token counts
     power: float = 1.0  # of the token counts: 1 natural shares, 0 uniform
     interval: int = 20  # optimiser steps between weight updates
+    allocation: Allocation = "systematic"  # of a batch's rows to domains; "multinomial" draws each row by itself
 
     def __post_init__(self) -> None:
         if self.interval < 1:

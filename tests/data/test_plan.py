@@ -24,18 +24,22 @@ def random_quota(rng, domains, zeros=0.2):
     return quota_of(weights if weights.sum() > 0 else np.ones(domains))
 
 
+ALLOCATIONS = ("systematic", "multinomial")
+
+
 @given(
     shape=st.sampled_from([(1, 4), (3, 32), (7, 96), (300, 16), (5, 7)]),
+    allocation=st.sampled_from(ALLOCATIONS),
     seed=st.integers(0, 2**32 - 1),
     step=st.integers(0, 2**32 - 10),
 )
 @settings(max_examples=40, deadline=None)
-def test_numpy_and_jax_plan_the_same_rows_bit_for_bit(shape, seed, step):
+def test_numpy_and_jax_plan_the_same_rows_bit_for_bit(shape, allocation, seed, step):
     domains, batch = shape
     rng = np.random.default_rng(seed)
     # Lengths are fixed per shape, so that each shape compiles once.
     rows = tuple(1 + 7 * index % 41 for index in range(domains))
-    spec, quota = PlanSpec(rows=rows, batch=batch, seed=5), random_quota(rng, domains)
+    spec, quota = PlanSpec(rows=rows, batch=batch, seed=5, allocation=allocation), random_quota(rng, domains)
     cursor = Cursor(rng.integers(0, 9, domains, np.uint32), rng.integers(0, 2**31, domains) % np.uint32(rows))
     cursor = Cursor(*(column.astype(np.uint32) for column in cursor))
     host = plan_steps(np, spec, step, 4, quota, cursor)
@@ -82,11 +86,26 @@ def test_a_weight_of_one_in_a_hundred_thousand_gets_its_share_of_a_small_batch()
     assert abs(int(counts[:, 0].sum()) - 40) < 32
 
 
+def test_multinomial_counts_have_the_binomials_mean_and_variance_and_sum_to_the_batch():
+    spec = PlanSpec(rows=(100,) * 4, batch=32, seed=1, allocation="multinomial")
+    weights = np.array([0.45, 0.3, 0.2, 0.05])
+    counts = allocate(np, spec, np.arange(20_000, dtype=np.uint32), quota_of(weights)).astype(int)
+    assert (counts.sum(axis=1) == 32).all()
+    spread = np.sqrt(32 * weights * (1 - weights))
+    # Five standard errors of a mean and of a standard deviation.
+    np.testing.assert_allclose(counts.mean(axis=0), 32 * weights, atol=5 * spread.max() / np.sqrt(20_000))
+    np.testing.assert_allclose(counts.std(axis=0), spread, rtol=5 / np.sqrt(2 * 20_000))
+    # Neighbouring steps share nothing.
+    first, second = counts[:-1, 0], counts[1:, 0]
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(20_000)
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
 @pytest.mark.parametrize("zero", [0, 1, 2])
-def test_a_domain_of_weight_zero_is_never_read(zero):
+def test_a_domain_of_weight_zero_is_never_read(zero, allocation):
     weights = np.ones(3)
     weights[zero] = 0
-    spec = PlanSpec(rows=(5, 5, 5), batch=8, seed=0)
+    spec = PlanSpec(rows=(5, 5, 5), batch=8, seed=0, allocation=allocation)
     plan, _ = plan_steps(np, spec, 0, 200, quota_of(weights), cursor_of(3))
     assert zero not in np.unique(plan.domain)
 
@@ -118,10 +137,11 @@ def test_neighbours_in_an_epoch_are_no_neighbours_in_the_file():
 
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=25, deadline=None)
-def test_no_row_is_read_twice_in_an_epoch_and_none_is_skipped(seed):
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_no_row_is_read_twice_in_an_epoch_and_none_is_skipped(allocation, seed):
     rng = np.random.default_rng(seed)
     rows = tuple(int(count) for count in rng.integers(1, 30, 4))
-    spec = PlanSpec(rows=rows, batch=int(rng.integers(1, 50)), seed=seed)
+    spec = PlanSpec(rows=rows, batch=int(rng.integers(1, 50)), seed=seed, allocation=allocation)
     plan, cursor = plan_steps(np, spec, 0, 40, random_quota(rng, 4), cursor_of(4))
     for domain, count in enumerate(rows):
         read = plan.row[plan.domain == domain]
@@ -175,7 +195,8 @@ def test_the_fingerprint_names_all_that_the_rows_depend_on():
     base = PlanSpec(rows=(3, 4), batch=5, seed=6)
     others = [PlanSpec(rows=(4, 3), batch=5, seed=6), PlanSpec(rows=(3, 4), batch=6, seed=6)]
     others.append(PlanSpec(rows=(3, 4), batch=5, seed=7))
-    assert len({str(fingerprint(spec)) for spec in [base, *others]}) == 4
+    others.append(PlanSpec(rows=(3, 4), batch=5, seed=6, allocation="multinomial"))
+    assert len({str(fingerprint(spec)) for spec in [base, *others]}) == 5
     assert "planner" in fingerprint(base)
 
 

@@ -76,6 +76,7 @@ def test_a_second_run_computes_nothing(finished):
         ("arms.velocitune.step_size=0.5", {"train-velocitune", "evaluate"}),
         ("targets.level=0.5", {"targets", "train-velocitune", "evaluate"}),
         ("train.steps=40", {"targets", "train-velocitune", "train-static", "evaluate"}),
+        ('mixture.allocation="multinomial"', {"targets", "train-velocitune", "train-static", "evaluate"}),
     ],
 )
 def test_a_changed_field_reruns_only_what_depends_on_it(finished, tmp_path, override, rerun):

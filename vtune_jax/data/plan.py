@@ -3,8 +3,10 @@
 One body serves numpy and jax.numpy (the `xp` argument) and gives the same bits in both, on every host and inside
 `jit`. Nothing here reads data, and no float enters: weights arrive in fixed point (`core.simplex.to_quota`).
 
-- *How many rows of each domain*: systematic allocation. With cumulative weights C_j and one offset u in [0, 1) per
-  step, domain j gets the whole numbers in `[B C_{j-1} - u, B C_j - u)`: floor or ceil of `B w_j`, unbiased exactly.
+- *How many rows of each domain*: by default systematic allocation. With cumulative weights C_j and one offset u in
+  [0, 1) per step, domain j gets the whole numbers in `[B C_{j-1} - u, B C_j - u)`: floor or ceil of `B w_j`,
+  unbiased exactly. Multinomial allocation, what most published code does, draws each place of the batch by itself:
+  unbiased too, with a spread of `sqrt(B w_j (1 - w_j))` rows instead of less than one.
 - *Which rows*: each domain is an endless stream; epoch e reads its rows in the order of a bijection keyed by
   (seed, domain, epoch). Weights only decide how many are taken next, never their order.
 - *In which place of the batch*: permuted by a hash of (seed, step), so that any slice of the batch (a host's, a
@@ -13,7 +15,7 @@ One body serves numpy and jax.numpy (the `xp` argument) and gives the same bits 
 
 import dataclasses
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -31,6 +33,9 @@ MAX_BATCH = 2**19 - 1  # keeps B * 2**12 * 2**12 within two 32-bit words
 _ROUNDS = 6  # two rounds (one pair) fewer leave neighbours correlated in domains of a few dozen rows
 
 
+Allocation = Literal["systematic", "multinomial"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanSpec:
     """What the plan of a run depends on beside weights and cursor."""
@@ -38,6 +43,7 @@ class PlanSpec:
     rows: tuple[int, ...]  # in one epoch of each domain
     batch: int  # rows per step over all hosts
     seed: int
+    allocation: Allocation = "systematic"
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -110,13 +116,19 @@ def plan_steps(
 
 
 def allocate(xp: ModuleType, spec: PlanSpec, step: Any, quota: Any) -> Any:
-    """Rows per domain, uint32 [steps, domains]: each floor or ceil of `batch * w`, their sum the batch.
+    """Rows per domain, uint32 [steps, domains], their sum the batch; see the top of this file."""
+    cumulative = xp.cumsum(xp.asarray(quota), dtype=np.uint32)
+    rule = _multinomial if spec.allocation == "multinomial" else _systematic
+    return rule(xp, spec, step, cumulative)
+
+
+def _systematic(xp: ModuleType, spec: PlanSpec, step: Any, cumulative: Any) -> Any:
+    """Each count is floor or ceil of `batch * w`.
 
     `N_j = ceil(B C_j - u)` with C_j and u multiples of 2**-24, in exact integers: `B C_j` needs up to 43 bits and is
     put together from two products of 12-bit halves.
     """
     half, mask = QUOTA_BITS // 2, (1 << (QUOTA_BITS // 2)) - 1
-    cumulative = xp.cumsum(xp.asarray(quota), dtype=np.uint32)
     batch = np.uint32(spec.batch)
     high = (cumulative >> half) * batch
     low = ((high & mask) << half) + (cumulative & mask) * batch
@@ -126,6 +138,16 @@ def allocate(xp: ModuleType, spec: PlanSpec, step: Any, quota: Any) -> Any:
     ends = ends.astype(np.uint32)
     first = xp.zeros((ends.shape[0], 1), np.uint32)
     return ends - xp.concatenate([first, ends[:, :-1]], axis=1)
+
+
+def _multinomial(xp: ModuleType, spec: PlanSpec, step: Any, cumulative: Any) -> Any:
+    """Each place draws a multiple of 2**-24 and falls to the domain whose stretch of [0, 1) holds it."""
+    slot = xp.arange(spec.batch, dtype=np.uint32)
+    drawn = _key(xp, spec.seed, 4, step[:, None], slot[None, :]) >> (32 - QUOTA_BITS)
+    domains, steps = len(spec.rows), drawn.shape[0]
+    domain = xp.searchsorted(cumulative, drawn.reshape(-1), side="right")
+    cell = xp.arange(steps).repeat(spec.batch) * domains + domain
+    return _histogram(xp, cell, steps * domains).reshape(steps, domains).astype(np.uint32)
 
 
 def advance(xp: ModuleType, spec: PlanSpec, cursor: Cursor, counts: Any) -> Cursor:
@@ -189,6 +211,10 @@ def _repeat(xp: ModuleType, values: Any, counts: Any, total: int) -> Any:
     if xp is np:
         return np.repeat(values, counts)
     return xp.repeat(values, counts, total_repeat_length=total)
+
+
+def _histogram(xp: ModuleType, values: Any, size: int) -> Any:
+    return np.bincount(values, minlength=size) if xp is np else xp.bincount(values, length=size)
 
 
 def _argsort(xp: ModuleType, keys: Any) -> Any:

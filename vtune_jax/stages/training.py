@@ -99,7 +99,10 @@ class Lab:
     ) -> TrainState:
         """One run, resumed if it was begun."""
         data, interval = self.config.data, self.config.mixture.interval
-        spec = PlanSpec(rows=tuple(map(int, streams.rows)), batch=data.batch, seed=seed)
+        rows = tuple(map(int, streams.rows))
+        # The base model reads one domain: nothing to allocate, so that it does not depend on how.
+        allocation = self.config.mixture.allocation if len(rows) > 1 else "systematic"
+        spec = PlanSpec(rows=rows, batch=data.batch, seed=seed, allocation=allocation)
         constants = RunConstants(
             heldout=jnp.asarray(streams.heldout), rows=jnp.asarray(streams.rows), horizon=jnp.int32(steps)
         )
