@@ -144,6 +144,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_keeps_the_ch
     checkpoints.close()
 
 
+@pytest.mark.parametrize("bad", [[np.nan, 0.5, 0.5], [1.2, -0.1, -0.1], [0.0, 0.0, 0.0]])
+def test_weights_that_are_no_shares_stop_the_run_before_they_are_saved(tmp_path, bad):
+    engine = tiny.engine()
+    advance = engine.advance
+
+    def broken(state, steps):
+        state, rows = advance(state, steps)
+        if int(state.step) == 10:
+            state = state._replace(mixture=state.mixture._replace(weights=np.float32(bad)))
+        return state, rows
+
+    engine.advance = broken
+    with pytest.raises(UserError, match="weights after step 10 are .* not shares of one"):
+        train(tiny.run(tmp_path), engine, tiny.state())
+    assert [json.loads(line)["step"] for line in (tmp_path / "updates.jsonl").read_text().splitlines()] == [5]
+
+
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     tiny.trained(tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_18", "step_20"]

@@ -104,6 +104,7 @@ def train(
                 check_finite(step, rows, run.folder)
                 steps_file.append(step_rows(step, rows, run.batch_tokens))
                 if until % run.interval == 0:
+                    check_weights(until, state, run.folder)
                     updates_file.append([update_row(until, state, rows[-1], run)])
                 ticked = {"loss": float(rows[-1]["loss"]), "tokens": until * run.batch_tokens}
                 tick(until - step, {**ticked, "weights": np.asarray(state.mixture.weights)})
@@ -133,6 +134,17 @@ def check_finite(step: int, rows: MetricRows, folder: Path) -> None:
                 f"{step + offset + 1}; the last good checkpoint is kept in {folder / 'checkpoints'}",
                 "lower peak_learning_rate or clip_norm, or lengthen warmup_fraction",
             )
+
+
+def check_weights(step: int, state: TrainState, folder: Path) -> None:
+    """Refuses weights that are not on the simplex, which a quota would hide: no sum of NaN fails."""
+    weights = np.asarray(state.mixture.weights, np.float64)
+    if not ((weights >= 0).all() and abs(weights.sum() - 1) < 1e-3):
+        raise UserError(
+            f"the method's weights after step {step} are {weights.tolist()}, not shares of one; the last good "
+            f"checkpoint is kept in {folder / 'checkpoints'}",
+            "mend the method's update so that it returns non-negative, finite weights with sum 1",
+        )
 
 
 def step_rows(step: int, rows: MetricRows, batch_tokens: int) -> list[dict[str, Any]]:
