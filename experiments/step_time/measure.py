@@ -195,7 +195,7 @@ def write() -> None:
         newest[tuple(record[name] for name in ("device", "batch", "interval", "keeps_freed_memory"))] = record
     header = ["ms per step (ratio to static)"]
     header += [
-        f"{record['device']}, every {record['interval']} steps"
+        f"{record['device']}, batch {record['batch']}, every {record['interval']} steps"
         + ("" if record["keeps_freed_memory"] else ", glibc as is")
         for record in newest.values()
     ]
