@@ -40,7 +40,8 @@ def stores():
 
 @functools.cache
 def heldout():
-    return jnp.asarray(np.stack([store.read(np.arange(6, dtype=np.uint32)) for store in stores()]))
+    rows = [store.read(np.arange(6, dtype=np.uint32))["tokens"] for store in stores()]
+    return {"tokens": jnp.asarray(np.stack(rows))}
 
 
 def spec():
@@ -48,9 +49,7 @@ def spec():
 
 
 def constants(steps=STEPS):
-    return RunConstants(
-        heldout=heldout(), rows=jnp.asarray(spec().rows, jnp.uint32), horizon=jnp.asarray(steps, jnp.int32)
-    )
+    return RunConstants(heldout=heldout(), horizon=jnp.asarray(steps, jnp.int32))
 
 
 @functools.cache
@@ -75,7 +74,7 @@ def state(method=METHOD):
 
 def engine(kind="host", method=METHOD, steps=STEPS, **options):
     if kind == "device":
-        return DeviceEngine(scan_of(method), stores(), constants(steps))
+        return DeviceEngine(scan_of(method), spec(), stores(), constants(steps))
     return HostEngine(steps_of(method)[1], spec(), stores(), constants(steps), interval=INTERVAL, **options)
 
 
@@ -85,7 +84,6 @@ def run(folder, steps=STEPS, **loop):
         steps=steps,
         interval=INTERVAL,
         batch_tokens=BATCH * LENGTH,
-        row_tokens=LENGTH,
         rows=np.array(spec().rows),
         facts=canonical({"data": fingerprint(spec()), "steps": steps}),
         loop=LoopConfig(**{"log_every": 4, "checkpoint_every": 6, **loop}),

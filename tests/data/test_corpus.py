@@ -41,7 +41,7 @@ def prepared(config, folder, **options):
 
 def decoded(corpus, name, part):
     tokenizer = load_tokenizer(corpus.folder / "tokenizer.json")
-    text = tokenizer.decode(getattr(corpus.domain(name), part).tolist(), skip_special_tokens=False)
+    text = tokenizer.decode(getattr(corpus.domain(name), part).array.tolist(), skip_special_tokens=False)
     return text.split(END_OF_TEXT)[:-1]
 
 
@@ -94,7 +94,8 @@ def test_text_that_spells_the_end_token_does_not_end_the_document(tmp_path):
     write(tmp_path / "a.jsonl", [*documents(0), f"an {END_OF_TEXT} inside"])
     out = prepared(config, tmp_path / "out")
     ends = sum(
-        int((getattr(out.domain("a"), part) == out.manifest["end_of_text_id"]).sum()) for part in ("train", "heldout")
+        int((getattr(out.domain("a"), part).array == out.manifest["end_of_text_id"]).sum())
+        for part in ("train", "heldout")
     )
     assert ends == 61
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from vtune_jax.core.simplex import to_quota
-from vtune_jax.core.types import Cursor
 from vtune_jax.data.device_engine import build_table, draw
 from vtune_jax.data.grain_engine import MixtureIterator
-from vtune_jax.data.plan import PlanSpec
+from vtune_jax.data.plan import PlanSpec, start_cursor
 from vtune_jax.data.rows import TokenRows
 from vtune_jax.errors import UserError
 
@@ -62,16 +61,14 @@ def test_both_engines_give_identical_batches_over_nineteen_weight_updates():
     host, made = host_batches(200)
     table = build_table(stores())
     one = jax.jit(lambda step, quota, cursor: draw(spec(), LENGTH, table, step, quota, cursor))
-    cursor, device = Cursor(*(jnp.zeros(len(SIZES), jnp.uint32) for _ in range(2))), []
+    cursor, device = start_cursor(len(SIZES)), []
     for step in range(200):
         batch, cursor = one(np.uint32(step), quota(step // INTERVAL), cursor)
         assert batch["tokens"].dtype == np.uint16
         device.append(batch)
     assert_same(host, device)
-    state = made.get_state()
-    np.testing.assert_array_equal(cursor.epoch, state["epoch"])
-    np.testing.assert_array_equal(cursor.row, state["row"])
-    assert max(state["epoch"]) > 1
+    jax.tree.map(np.testing.assert_array_equal, cursor, made.cursor)
+    assert max(cursor.epoch) > 1
 
 
 def test_a_scan_over_an_interval_draws_the_host_engines_batches():
@@ -86,7 +83,7 @@ def test_a_scan_over_an_interval_draws_the_host_engines_batches():
 
         return jax.lax.scan(body, cursor, jnp.arange(INTERVAL, dtype=jnp.uint32))[1]
 
-    batches = interval(Cursor(*(jnp.zeros(len(SIZES), jnp.uint32) for _ in range(2))))
+    batches = interval(start_cursor(len(SIZES)))
     assert_same(host, [{name: column[step] for name, column in batches.items()} for step in range(INTERVAL)])
 
 
@@ -126,9 +123,7 @@ def test_a_run_saved_on_one_host_goes_on_with_four():
 def test_resuming_at_any_step_continues_the_same_batches(start):
     unbroken, _ = host_batches(30)
     _, before = host_batches(start)
-    state = before.get_state()
-    cursor = Cursor(np.array(state["epoch"], np.uint32), np.array(state["row"], np.uint32))
-    resumed, _ = host_batches(30, start=start, cursor=cursor)
+    resumed, _ = host_batches(30, start=start, cursor=before.cursor)
     assert_same(unbroken[start:], resumed)
 
 
@@ -149,7 +144,7 @@ def test_weights_that_were_not_posted_are_asked_for_and_the_iterator_stays_usabl
     made = iterator()
     for _ in range(INTERVAL):
         next(made)
-    with pytest.raises(RuntimeError, match=r"call post\(1, quota\) before asking for step 10"):
+    with pytest.raises(RuntimeError, match=r"call post\(1, weights\) before asking for step 10"):
         next(made)
     made.post(1, quota(1))
     assert int(next(made)["step"]) == INTERVAL
@@ -200,7 +195,7 @@ def test_stores_must_have_the_rows_of_the_spec():
 
 def test_rows_predict_every_token_but_the_first_exactly_once():
     store = TokenRows(np.arange(30), 4)
-    rows = store.read(np.arange(len(store), dtype=np.uint32))
+    rows = store.read(np.arange(len(store), dtype=np.uint32))["tokens"]
     assert len(store) == 7
     np.testing.assert_array_equal(rows[:, 1:].ravel(), np.arange(1, 29))
     np.testing.assert_array_equal(rows[1:, 0], rows[:-1, -1])

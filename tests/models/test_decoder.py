@@ -82,7 +82,7 @@ def test_rotary_scores_depend_on_the_distance_only():
     query, key = (jnp.asarray(rng.standard_normal((1, 1, 1, 8)), jnp.float32) for _ in range(2))
 
     def score(at, other):
-        left, right = (rotate(x, jnp.array([p]), 100.0) for x, p in ((query, at), (key, other)))
+        left, right = (rotate(x, jnp.array([[p]]), 100.0) for x, p in ((query, at), (key, other)))
         return float((left * right).sum())
 
     np.testing.assert_allclose(score(7, 3), score(14, 10), rtol=1e-4)

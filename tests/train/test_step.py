@@ -7,11 +7,12 @@ import pytest
 from tests import tiny
 from vtune_jax.core.losses import token_nats
 from vtune_jax.core.simplex import QUOTA_ONE
-from vtune_jax.core.types import Cursor
+from vtune_jax.core.types import TokenCount
+from vtune_jax.data.plan import start_cursor
 from vtune_jax.rules import Static
 from vtune_jax.train.evaluate import make_evaluate, mean_loss
 from vtune_jax.train.optimizer import OptimizerConfig
-from vtune_jax.train.step import advance, make_train_step, tokens_read
+from vtune_jax.train.step import among, make_train_step
 
 
 def batch(seed=0):
@@ -19,6 +20,8 @@ def batch(seed=0):
     return {
         "tokens": jnp.asarray(rng.integers(0, tiny.VOCABULARY, (tiny.BATCH, tiny.LENGTH + 1)), jnp.uint16),
         "domain": jnp.array([0, 2, 2, 1], jnp.int32),
+        "cursor": start_cursor(tiny.DOMAINS)._replace(row=np.full(tiny.DOMAINS, seed, np.uint32)),
+        "available": np.ones(tiny.DOMAINS, bool),
     }
 
 
@@ -104,19 +107,64 @@ def test_heldout_sums_are_those_of_each_row_by_itself():
     for domain in range(tiny.DOMAINS):
         alone = [
             token_nats(tiny.model().logits(params, row[None, :-1]), row[None, 1:]).sum()
-            for row in rows[domain].astype(jnp.int32)
+            for row in rows["tokens"][domain].astype(jnp.int32)
         ]
         np.testing.assert_allclose(sums.nats[domain], np.sum(alone), rtol=1e-5)
     np.testing.assert_allclose(mean_loss(sums), np.log(tiny.VOCABULARY), atol=0.1)
 
 
-def test_the_cursor_counts_epochs_and_rows():
-    cursor = Cursor(jnp.array([0, 3], jnp.uint32), jnp.array([4, 1], jnp.uint32))
-    rows = jnp.array([5, 7], jnp.uint32)
-    after = advance(cursor, jnp.array([12, 2], jnp.uint32), rows)
-    assert after.epoch.tolist() == [3, 3]
-    assert after.row.tolist() == [1, 3]
-    assert tokens_read(after, rows, 10).tolist() == [160, 240]
+def test_the_state_takes_the_place_in_the_data_from_the_batch():
+    state, _ = tiny.steps_of()[1](tiny.state(), batch(7), tiny.constants())
+    assert state.mixture.cursor.row.tolist() == [7, 7, 7]
+
+
+def test_token_counts_are_exact_past_32_bits():
+    count = TokenCount(high=np.array([0, 2], np.uint32), low=np.array([2**32 - 10, 5], np.uint32))
+    after = jax.jit(lambda count: count.plus(jnp.array([2**31 - 1, 7])))(count)
+    assert after.exact().tolist() == [2**32 - 10 + 2**31 - 1, 2 * 2**32 + 12]
+    np.testing.assert_allclose(after.as_float(), after.exact(), rtol=1e-6)
+
+
+def test_an_exhausted_domains_weight_goes_to_the_others_and_the_rule_starts_from_that():
+    _, jitted = tiny.steps_of(Static())
+    state = tiny.state(Static())
+    for step in range(tiny.INTERVAL):
+        exhausted = {**batch(step), "available": np.array([True, False, True])}
+        state, _ = jitted(state, exhausted, tiny.constants())
+    prior = np.asarray(tiny.targets().prior)
+    np.testing.assert_allclose(state.mixture.weights, [prior[0] / 0.7, 0, prior[2] / 0.7], rtol=1e-6)
+    assert state.mixture.quota[1] == 0
+    assert int(state.mixture.quota.sum()) == QUOTA_ONE
+
+
+def test_weights_are_left_alone_when_no_domain_with_weight_is_available():
+    weights = jnp.array([0.25, 0.75, 0.0])
+    np.testing.assert_array_equal(among(weights, jnp.array([False, False, True])), weights)
+    np.testing.assert_array_equal(among(weights, jnp.array([True, True, True])), weights)
+    np.testing.assert_array_equal(among(weights, jnp.array([True, False, True])), [1, 0, 0])
+
+
+def test_with_a_lag_new_weights_come_into_force_that_many_steps_later():
+    plain = make_train_step(
+        tiny.model(), tiny.OPTIMIZER, tiny.METHOD.build(), make_evaluate(tiny.model(), 9), interval=tiny.INTERVAL, lag=2
+    )
+    jitted, state, quotas, pending = jax.jit(plain), tiny.state(), [], []
+    for step in range(2 * tiny.INTERVAL + 2):
+        state, _ = jitted(state, batch(step), tiny.constants())
+        quotas.append(state.mixture.quota.tolist())
+        pending.append(state.mixture.pending.tolist())
+    first, second = pending[tiny.INTERVAL - 1], pending[2 * tiny.INTERVAL - 1]
+    assert first != quotas[0]
+    assert second != first
+    # Weights made after 5 steps are in force from the batch of step 7 on, that is in the state after 7 steps.
+    assert [quotas.index(first), quotas.index(second)] == [6, 11]
+
+
+@pytest.mark.parametrize("lag", [-1, tiny.INTERVAL])
+def test_a_lag_outside_the_interval_is_refused(lag):
+    evaluate = make_evaluate(tiny.model(), 1)
+    with pytest.raises(ValueError, match="lag must lie in"):
+        make_train_step(tiny.model(), tiny.OPTIMIZER, tiny.METHOD.build(), evaluate, interval=tiny.INTERVAL, lag=lag)
 
 
 @pytest.mark.parametrize(

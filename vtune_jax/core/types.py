@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, Int, Int32, PyTree, UInt32
 
 AnyArray = Array | np.ndarray
 """On a device, or fetched from it."""
@@ -36,6 +37,7 @@ class Observation(NamedTuple):
     train: LossSums  # of the training batches since the last observation
     trained_tokens: Float[Array, " domains"]  # training tokens read so far
     step: Int[Array, ""]  # optimiser steps done
+    available: Bool[Array, " domains"] | None = None  # False: read as often as allowed; its weight goes to the others
 
 
 class LossHistory(NamedTuple):
@@ -76,21 +78,45 @@ class Method(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """How far each domain's endless stream of rows has been read.
+    """Where the data stand: how far each domain's endless stream of rows has been read, and a hash of what was read.
 
     Epoch and row are kept apart, so that neither overflows 32 bits for any corpus of fewer than 2**31 rows a domain.
     """
 
-    epoch: UInt32[AnyArray, " domains"]  # whole epochs behind us
-    row: UInt32[AnyArray, " domains"]  # rows taken from the current epoch, < rows in the domain
+    epoch: UInt32[AnyArray, "*steps domains"]  # whole epochs behind us
+    row: UInt32[AnyArray, "*steps domains"]  # rows taken from the current epoch, < rows in the domain
+    credit: Int32[AnyArray, "*steps domains"]  # rows owed, times 2**24, by deficit allocation; else zero
+    order: UInt32[AnyArray, "*steps 2"]  # rolling hash of every (place, domain, row) of every batch so far
+
+
+class TokenCount(NamedTuple):
+    """Whole numbers past 2**32 without 64-bit arithmetic: `high * 2**32 + low`."""
+
+    high: UInt32[AnyArray, " domains"]
+    low: UInt32[AnyArray, " domains"]
+
+    def plus(self, tokens: Int[AnyArray, " domains"]) -> "TokenCount":
+        """Adds counts below 2**31."""
+        low = self.low + tokens.astype(np.uint32)
+        return TokenCount(high=self.high + (low < self.low).astype(np.uint32), low=low)
+
+    def as_float(self) -> Float[Array, " domains"]:
+        """In float32, for a method's arithmetic."""
+        return jnp.asarray(self.high, jnp.float32) * 2.0**32 + jnp.asarray(self.low, jnp.float32)
+
+    def exact(self) -> np.ndarray:
+        """On the host, int64."""
+        return (np.asarray(self.high, np.int64) << 32) + np.asarray(self.low, np.int64)
 
 
 class MixtureState(NamedTuple):
     """All that moves with the mixture; lives in the train state and in its checkpoint."""
 
     weights: Weights
-    quota: UInt32[Array, " domains"]  # the same weights in fixed point, summing to 2**24 exactly: what the plan reads
+    quota: UInt32[Array, " domains"]  # weights in force, in fixed point with sum 2**24 exactly: what the plan reads
+    pending: UInt32[Array, " domains"]  # those of the newest update, in force `lag` steps after it
     cursor: Cursor
     train: LossSums  # training-batch evidence since the last update
+    trained: TokenCount  # training tokens up to the last update
     history: LossHistory
     targets: Targets

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from vtune_jax.errors import UserError
 SCHEMA_VERSION = 1
 SIDES = ("train", "heldout")
 _EMBEDDED = "embedded:"
+Exhaustion = Literal["repeat", "cap", "drop", "stop"]
+"""What happens when a domain has been read as often as allowed: nothing limits it; its share goes to the others after
+`max_epochs`; the same after one epoch; the run ends."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,12 +41,24 @@ class DomainConfig:
     source: str  # a file, folder or glob, or embedded:NAME
     heldout: str = ""  # its own held-out documents; empty: split off by a hash of each document's text
     text_field: str = "text"  # of JSON lines and parquet
+    exhaustion: Exhaustion = "repeat"  # "cap" and "drop" leave the domain's share to the others, "stop" ends the run
+    max_epochs: float = 0.0  # after which it is exhausted; needed for "cap"; 1 for "drop" and, unless given, "stop"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
             raise ValueError(f"name must be letters, digits, '_', '-' and '.', got '{self.name}'")
         if not self.source:
             raise ValueError("source must name a file, a folder, a glob or embedded:NAME, got ''")
+        if self.max_epochs < 0:
+            raise ValueError(f"max_epochs must not be negative, got {self.max_epochs}")
+        if self.exhaustion == "cap" and not self.max_epochs:
+            raise ValueError('max_epochs must be positive for exhaustion = "cap", got 0')
+        if self.exhaustion in ("repeat", "drop") and self.max_epochs:
+            raise ValueError(f'max_epochs must be left out for exhaustion = "{self.exhaustion}", got {self.max_epochs}')
+
+    def limit(self, rows: int) -> int | None:
+        """Most rows ever read of a domain with so many rows; None: no limit."""
+        return None if self.exhaustion == "repeat" else max(1, round((self.max_epochs or 1.0) * rows))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +93,7 @@ def corpus_fingerprint(config: CorpusConfig) -> dict[str, Any]:
     domains = (*config.domains, config.base)
     return {
         "schema": SCHEMA_VERSION,
-        "config": dataclasses.asdict(config),
+        "config": _without_limits(dataclasses.asdict(config)),
         "sources": {domain.name: [_content(domain, source) for source in _sources(domain)] for domain in domains},
         "tokenizer": sha256(Path(config.tokenizer.file)) if config.tokenizer.file else "",
     }
@@ -256,3 +271,10 @@ def _mixed(folder: Path, names: list[str], sizes: np.ndarray, weights: np.ndarra
                 break
             left -= len(text.encode())
             yield text
+
+
+def _without_limits(plain: dict[str, Any]) -> dict[str, Any]:
+    """How often a domain may be read changes no token."""
+    for domain in (*plain["domains"], plain["base"]):
+        del domain["exhaustion"], domain["max_epochs"]
+    return plain

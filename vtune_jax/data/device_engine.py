@@ -9,28 +9,33 @@ from jaxtyping import Array, UInt32
 
 from vtune_jax.core.types import Cursor
 from vtune_jax.data.plan import PlanSpec, plan_steps
-from vtune_jax.data.rows import TokenRows
+from vtune_jax.data.rows import RowStore, TokenRows
 
 
 class TokenTable(NamedTuple):
-    """The tokens of all domains, one after another."""
+    """The rows of all domains, one domain after another."""
 
-    tokens: Array  # 1-D, in the files' dtype
-    start: UInt32[Array, " domains"]  # where each domain begins
+    rows: dict[str, Array]  # `tokens`, 1-D, of which rows are windows; or a packed store's arrays [all rows, length]
+    start: UInt32[Array, " domains"]  # where each domain begins: a token, or a row
 
 
-def build_table(stores: Sequence[TokenRows]) -> TokenTable:
-    """Copies all domains' tokens to the device.
+def build_table(stores: Sequence[RowStore]) -> TokenTable:
+    """Copies all domains to the device.
 
     Raises:
         ValueError: 2**31 tokens or more; such corpora are for the host engine.
     """
-    used = [store.tokens[: len(store) * store.length + 1] for store in stores]
-    ends = np.cumsum([len(tokens) for tokens in used])
-    if ends[-1] >= 2**31:
-        raise ValueError(f"stores must hold fewer than 2**31 tokens for the device engine, got {ends[-1]}.")
-    start = np.concatenate([[0], ends[:-1]]).astype(np.uint32)
-    return TokenTable(tokens=jnp.asarray(np.concatenate(used)), start=jnp.asarray(start))
+    if all(isinstance(store, TokenRows) for store in stores):
+        used = [{"tokens": _used(store)} for store in stores]
+    else:
+        used = [store.read(np.arange(len(store), dtype=np.uint32)) for store in stores]
+    sizes = [len(next(iter(part.values()))) for part in used]
+    total = sum(next(iter(part.values())).size for part in used)
+    if total >= 2**31:
+        raise ValueError(f"stores must hold fewer than 2**31 tokens for the device engine, got {total}.")
+    start = np.cumsum([0, *sizes[:-1]]).astype(np.uint32)
+    rows = {name: jnp.asarray(np.concatenate([part[name] for part in used])) for name in used[0]}
+    return TokenTable(rows=rows, start=jnp.asarray(start))
 
 
 def draw(
@@ -39,7 +44,7 @@ def draw(
     """The global batch of a step, and the cursor after it; the same batch as the host engine's.
 
     Args:
-        spec: of the plan.
+        spec: of the plan. If it has limits, ask `steps_left` first: inside `jit` nothing can end the run.
         length: predicted tokens per row.
         table: of tokens.
         step: uint32.
@@ -47,10 +52,18 @@ def draw(
         cursor: rows read before this step.
 
     Returns:
-        `tokens` [batch, length + 1] and `domain` [batch]; the cursor.
+        the stores' arrays [batch, ...] and `domain` [batch]; the cursor.
     """
     plan, cursor = plan_steps(jnp, spec, step, 1, quota, cursor)
     domain, row = plan.domain[0], plan.row[0]
-    first = table.start[domain] + row * np.uint32(length)
-    place = first[:, None] + jnp.arange(length + 1, dtype=jnp.uint32)
-    return {"tokens": table.tokens[place], "domain": domain}, cursor
+    if set(table.rows) == {"tokens"} and table.rows["tokens"].ndim == 1:
+        first = table.start[domain] + row * np.uint32(length)
+        place = first[:, None] + jnp.arange(length + 1, dtype=jnp.uint32)
+        return {"tokens": table.rows["tokens"][place], "domain": domain}, cursor
+    place = table.start[domain] + row
+    return {**{name: rows[place] for name, rows in table.rows.items()}, "domain": domain}, cursor
+
+
+def _used(store: RowStore) -> np.ndarray:
+    assert isinstance(store, TokenRows)
+    return store.tokens[: len(store) * store.length + 1]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from vtune_jax.data.sources import MappedTokens, RecordTokens, checksums
 from vtune_jax.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -98,6 +99,7 @@ def write_tokens(folder: Path, file: str, documents: Iterable[str], tokenizer: T
             written += len(ids) // dtype.itemsize
             count += len(batch)
             size += sum(len(text.encode()) for text in batch)
+    checksums(path).tofile(path.with_suffix(".crc32"))
     return TokenFile(file, count, written, size, digest.hexdigest())
 
 
@@ -113,8 +115,8 @@ class PreparedDomain:
     """One domain's tokens, memory-mapped."""
 
     name: str
-    train: np.ndarray
-    heldout: np.ndarray
+    train: MappedTokens | RecordTokens
+    heldout: MappedTokens | RecordTokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,13 +174,26 @@ class PreparedCorpus:
         """Hash of the tokenizer's file."""
         return self.manifest["tokenizer_sha256"]
 
-    def domain(self, name: str) -> PreparedDomain:
-        """The tokens of one domain."""
+    @property
+    def end_of_text(self) -> int:
+        """The token after each document."""
+        return self.manifest["end_of_text_id"]
+
+    def domain(self, name: str, *, patience: float = 30.0) -> PreparedDomain:
+        """The tokens of one domain.
+
+        Args:
+            name: of the domain.
+            patience: seconds to wait for files that vanish while they are read.
+        """
         entry = next(domain for domain in self.manifest["domains"] if domain["name"] == name)
-        parts = (
-            np.memmap(self.folder / entry[part]["file"], self.manifest["dtype"], "r") for part in ("train", "heldout")
-        )
+        parts = (self._source(name, entry[side], patience) for side in ("train", "heldout"))
         return PreparedDomain(name, *parts)
+
+    def _source(self, name: str, entry: dict[str, Any], patience: float) -> MappedTokens | RecordTokens:
+        path, dtype = self.folder / entry["file"], np.dtype(self.manifest["dtype"])
+        checks = np.fromfile(path.with_suffix(".crc32"), np.uint32)
+        return MappedTokens(path, dtype, name=name, checks=checks, patience=patience)
 
 
 def sha256(path: Path) -> str:

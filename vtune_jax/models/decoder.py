@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Model(NamedTuple):
     config: DecoderConfig
     vocabulary: int
     init: Callable[[int], PyTree]  # seed -> params, nested dicts of arrays
-    logits: Callable[[PyTree, Int[Array, "rows tokens"]], Float[Array, "rows tokens vocab"]]
+    logits: Callable[..., Float[Array, "rows tokens vocab"]]  # (params, tokens, segments=None, positions=None)
 
 
 def build(config: DecoderConfig, vocabulary: int) -> Model:
@@ -74,10 +74,15 @@ def build(config: DecoderConfig, vocabulary: int) -> Model:
         return nnx.to_pure_dict(nnx.state(Decoder(config, vocabulary, nnx.Rngs(key)), nnx.Param))
 
     @jax.jit
-    def logits(params: PyTree, tokens: Int[Array, "rows tokens"]) -> Float[Array, "rows tokens vocab"]:
+    def logits(
+        params: PyTree,
+        tokens: Int[Array, "rows tokens"],
+        segments: Int[Array, "rows tokens"] | None = None,
+        positions: Int[Array, "rows tokens"] | None = None,
+    ) -> Float[Array, "rows tokens vocab"]:
         state = jax.tree.map(lambda leaf: leaf, abstract)
         nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graph, state)(tokens)
+        return nnx.merge(graph, state)(tokens, segments, positions)
 
     return Model(config=config, vocabulary=vocabulary, init=init, logits=logits)
 
@@ -92,12 +97,25 @@ class Decoder(nnx.Module):
         self.norm = RMSNorm(config)
         self.head = None if config.tied_head else nnx.Param(_normal(rngs, (config.width, vocabulary), 0.02))
 
-    def __call__(self, tokens: Int[Array, "rows tokens"]) -> Float[Array, "rows tokens vocab"]:
-        """Position t sees tokens 0..t."""
+    def __call__(
+        self,
+        tokens: Int[Array, "rows tokens"],
+        segments: Int[Array, "rows tokens"] | None = None,
+        positions: Int[Array, "rows tokens"] | None = None,
+    ) -> Float[Array, "rows tokens vocab"]:
+        """Place t sees places 0..t, of its own segment only if segments are given.
+
+        Args:
+            tokens: inputs.
+            segments: number of the document that each place belongs to.
+            positions: of each place in its document; None counts from the row's beginning.
+        """
         hidden = self.embedding[...][tokens].astype(self.dtype)
-        positions = jnp.arange(tokens.shape[1])
+        if positions is None:
+            positions = jnp.arange(tokens.shape[1])[None]
+        same = None if segments is None else (segments[:, None, :, None] == segments[:, None, None, :])
         for block in self.blocks:
-            hidden = block(hidden, positions)
+            hidden = block(hidden, positions, same)
         head = self.embedding[...].T if self.head is None else self.head[...]
         return self.norm(hidden) @ head.astype(self.dtype)
 
@@ -112,10 +130,13 @@ class Block(nnx.Module):
         self.mlp = SwiGLU(config, rngs)
 
     def __call__(
-        self, hidden: Float[Array, "rows tokens width"], positions: Int[Array, " tokens"]
+        self,
+        hidden: Float[Array, "rows tokens width"],
+        positions: Int[Array, "#rows tokens"],
+        same: Bool[Array, "rows 1 tokens tokens"] | None,
     ) -> Float[Array, "rows tokens width"]:
         """One layer."""
-        hidden = hidden + self.attention(self.attention_norm(hidden), positions)
+        hidden = hidden + self.attention(self.attention_norm(hidden), positions, same)
         return hidden + self.mlp(self.mlp_norm(hidden))
 
 
@@ -149,15 +170,18 @@ class Attention(nnx.Module):
         )
 
     def __call__(
-        self, hidden: Float[Array, "rows tokens width"], positions: Int[Array, " tokens"]
+        self,
+        hidden: Float[Array, "rows tokens width"],
+        positions: Int[Array, "#rows tokens"],
+        same: Bool[Array, "rows 1 tokens tokens"] | None,
     ) -> Float[Array, "rows tokens width"]:
-        """Query head h reads key-value head `h // (heads / key_value_heads)`."""
+        """Query head h reads key-value head `h // (heads / key_value_heads)`; `same` tells segments apart."""
         query, key, value = (
             jnp.einsum("btw,wnh->btnh", hidden, weight[...].astype(hidden.dtype))
             for weight in (self.query, self.key, self.value)
         )
         query, key = (rotate(heads, positions, self.theta) for heads in (query, key))
-        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=same, is_causal=True)
         return jnp.einsum("btnh,nhw->btw", mixed, self.out[...].astype(hidden.dtype))
 
 
@@ -178,15 +202,15 @@ class SwiGLU(nnx.Module):
 
 
 def rotate(
-    heads: Float[Array, "rows tokens heads width"], positions: Int[Array, " tokens"], theta: float
+    heads: Float[Array, "rows tokens heads width"], positions: Int[Array, "#rows tokens"], theta: float
 ) -> Float[Array, "rows tokens heads width"]:
     """Rotary positions: the pair (x_i, x_{i + width/2}) turns by `position * theta**(-2 i / width)`.
 
     Halves are paired, as in Llama's published checkpoints, not neighbours as in the paper.
     """
     half = heads.shape[-1] // 2
-    angle = positions[:, None] * theta ** (-jnp.arange(half) / half)
-    cosine, sine = jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
+    angle = positions[..., None] * theta ** (-jnp.arange(half) / half)
+    cosine, sine = jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
     first, second = heads[..., :half].astype(jnp.float32), heads[..., half:].astype(jnp.float32)
     turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
     return turned.astype(heads.dtype)

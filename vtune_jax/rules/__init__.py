@@ -15,8 +15,8 @@
 [0.378, 0.622]
 """
 
-from vtune_jax.rules.static import Static, prior_weights, static
+from vtune_jax.rules.static import Static, prior_weights, static, unimax_weights
 from vtune_jax.rules.table import METHODS
 from vtune_jax.rules.velocitune import Velocitune, velocitune
 
-__all__ = ["METHODS", "Static", "Velocitune", "prior_weights", "static", "velocitune"]
+__all__ = ["METHODS", "Static", "Velocitune", "prior_weights", "static", "unimax_weights", "velocitune"]

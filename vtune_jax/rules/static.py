@@ -59,3 +59,32 @@ def prior_weights(tokens: Sequence[int] | np.ndarray, power: float = 1.0) -> np.
     # Divided by the largest first: 10**13 tokens to a large power would overflow.
     shares = (counts / counts.max()) ** power
     return shares / shares.sum()
+
+
+def unimax_weights(tokens: Sequence[int] | np.ndarray, budget: float, max_epochs: float) -> tuple[np.ndarray, float]:
+    """UniMax: uniform over the domains as far as none is read more than `max_epochs` times.
+
+    From the smallest domain to the largest, with r domains and a budget of C_r left: `U_i = min(C_r / r, N n_i)`,
+    `C_{r-1} = C_r - U_i`; then `w = U / sum U`. Source: Chung et al. 2023, arXiv:2304.09151 (in characters there).
+
+    Args:
+        tokens: available per domain, positive.
+        budget: tokens of the whole run, C.
+        max_epochs: N.
+
+    Returns:
+        weights, float64, and the part of the budget that cannot be spent within N epochs (0 where all can).
+
+    Raises:
+        ValueError: an argument that is not positive.
+    """
+    counts = np.asarray(tokens, np.float64)
+    if not (counts > 0).all():
+        raise ValueError(f"tokens must be positive in every domain, got {counts.tolist()}.")
+    if not (budget > 0 and max_epochs > 0):
+        raise ValueError(f"budget and max_epochs must be positive, got {budget} and {max_epochs}.")
+    share, left = np.zeros(len(counts)), float(budget)
+    for done, domain in enumerate(np.argsort(counts, kind="stable")):
+        share[domain] = min(left / (len(counts) - done), max_epochs * counts[domain])
+        left -= share[domain]
+    return share / share.sum(), max(0.0, float(budget - share.sum()))

@@ -3,6 +3,7 @@
 Each property does its stage and, before it, every stage it builds on; finished ones are only looked up.
 """
 
+import dataclasses
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from jaxtyping import PyTree
 from vtune_jax import settings
 from vtune_jax.config import ExperimentConfig, MethodConfig
 from vtune_jax.data import corpus
-from vtune_jax.data.rows import TokenRows
 from vtune_jax.data.tokens import PreparedCorpus
 from vtune_jax.errors import UserError
 from vtune_jax.progress import Progress
@@ -44,7 +44,7 @@ class Pipeline:
         config, mixture = self.config.corpus, self.config.mixture
         key: dict[str, Any] = {"corpus": corpus.corpus_fingerprint(config)}
         if not config.tokenizer.file:
-            key["prior"] = [mixture.weights, mixture.power]
+            key["prior"] = [mixture.weights, mixture.power, mixture.unimax_epochs]
         return self.run_folder.stage(
             "prepare",
             key,
@@ -58,8 +58,20 @@ class Pipeline:
 
     @cached_property
     def streams(self) -> Streams:
-        """Training and held-out rows of the domains."""
-        return self._streams(self.prepared.names)
+        """Training and held-out rows of the domains, and how often they may be read."""
+        streams, domains = self._streams(self.prepared.names), self.config.corpus.domains
+        if all(domain.exhaustion == "repeat" for domain in domains):
+            return streams
+        limits = tuple(domain.limit(int(rows)) for domain, rows in zip(domains, streams.rows, strict=True))
+        asked = self.config.train.steps * self.config.data.batch
+        if None not in limits and (most := sum(filter(None, limits))) < asked:
+            raise UserError(
+                f"train.steps = {self.config.train.steps} reads {asked:,} rows, and the domains may give {most:,}",
+                "train fewer steps, raise max_epochs, or let a domain repeat",
+            )
+        return dataclasses.replace(
+            streams, limits=limits, stop=tuple(domain.exhaustion == "stop" for domain in domains)
+        )
 
     @cached_property
     def base_streams(self) -> Streams:
@@ -70,7 +82,8 @@ class Pipeline:
     def prior(self) -> np.ndarray:
         """Reference weights, float64."""
         tokens = [len(self.prepared.domain(name).train) for name in self.prepared.names]
-        return self.config.mixture.prior(np.array(tokens))
+        budget = self.config.train.steps * self.config.data.batch_tokens
+        return self.config.mixture.prior(np.array(tokens), budget)
 
     @cached_property
     def lab(self) -> Lab:
@@ -110,6 +123,8 @@ class Pipeline:
         label = arm.label or arm.name
         key = self._key(("prepare",), "seed", "model", "data", "mixture", "train", "loop")
         key |= {"base": self.pretrain.digest, "method": settings.digest(arm)}
+        if self.streams.limits:
+            key["limits"] = [self.streams.limits, self.streams.stop]
         if "targets" in arm.build().needs:
             key["targets"] = targets.digest
         self.progress.stage("train", f"arm '{label}'")
@@ -145,13 +160,12 @@ class Pipeline:
 
     def _streams(self, names: tuple[str, ...]) -> Streams:
         data = self.config.data
-        domains = [self.prepared.domain(name) for name in names]
-        stores = tuple(TokenRows(domain.train, data.sequence, name=domain.name) for domain in domains)
-        heldout = [
-            heldout_rows(TokenRows(domain.heldout, data.sequence, name=domain.name), data.heldout_rows, domain.name)
-            for domain in domains
-        ]
-        return Streams(stores=stores, heldout=np.stack(heldout))
+        domains = [self.prepared.domain(name, patience=data.patience_seconds) for name in names]
+        end = self.prepared.end_of_text
+        stores = tuple(data.rows_of(domain.train, end) for domain in domains)
+        heldout = [heldout_rows(data.rows_of(d.heldout, end), data.heldout_rows, d.name) for d in domains]
+        stacked = {name: np.stack([rows[name] for rows in heldout]) for name in heldout[0]}
+        return Streams(stores=stores, heldout=stacked)
 
     def _pretrain(self, folder: Path) -> None:
         pretrain = self.config.pretrain

@@ -40,6 +40,7 @@ def _fitted(pipeline: Pipeline, folder: Path, initial: np.ndarray, budget: int) 
     # Every proxy reads the same sub-sample at the prior, and anneals over its own length: the end of a run that is
     # still at a high learning rate overstates what an annealed run of that many tokens reaches.
     stores = tuple(store.first(options.subsample) for store in pipeline.streams.stores)
+    # Proxies are short: how often a domain may be read in the real run is not theirs to keep.
     streams = Streams(stores=stores, heldout=pipeline.streams.heldout)
     losses = np.stack([_proxy(pipeline, folder / f"proxy-{steps}", streams, steps) for steps in lengths])
     tokens = np.array(lengths) * config.data.batch_tokens

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from vtune_jax.config import ExperimentConfig, MethodConfig
 from vtune_jax.core.types import LossSums, Targets
 from vtune_jax.data.plan import PlanSpec, fingerprint
-from vtune_jax.data.rows import TokenRows
+from vtune_jax.data.rows import Rows, RowStore
 from vtune_jax.errors import UserError
 from vtune_jax.models import Model, build
 from vtune_jax.train.checkpoint import Checkpoints, canonical
@@ -38,8 +38,10 @@ from vtune_jax.train.step import TrainStep, make_train_step
 class Streams:
     """What a training run reads: rows per domain, and the held-out rows behind its losses."""
 
-    stores: tuple[TokenRows, ...]
-    heldout: np.ndarray  # [domains, rows, sequence + 1]
+    stores: tuple[RowStore, ...]
+    heldout: Rows  # arrays [domains, rows, ...]
+    limits: tuple[int | None, ...] = ()  # most rows ever read, per domain; empty: no limits
+    stop: tuple[bool, ...] = ()  # which domains end the run at their limit
 
     @property
     def rows(self) -> np.ndarray:
@@ -60,8 +62,8 @@ class Lab:
         self._jitted_evaluate = jax.jit(self.evaluate)
         self._compiled: dict[Any, CompiledStep | Scan] = {}
 
-    def heldout_sums(self, params: PyTree, heldout: np.ndarray) -> LossSums:
-        """Held-out loss of a model on [domains, rows, sequence + 1] tokens."""
+    def heldout_sums(self, params: PyTree, heldout: Rows) -> LossSums:
+        """Held-out loss of a model on rows [domains, rows, ...]."""
         return jax.device_get(self._jitted_evaluate(params, heldout))
 
     def jitted(self, optimizer: OptimizerConfig, method_config: MethodConfig) -> CompiledStep:
@@ -80,8 +82,8 @@ class Lab:
         return self._compiled[key]
 
     def _step(self, optimizer: OptimizerConfig, method_config: MethodConfig) -> TrainStep:
-        interval = self.config.mixture.interval
-        return make_train_step(self.model, optimizer, method_config.build(), self.evaluate, interval=interval)
+        interval, lag = self.config.mixture.interval, self.config.mixture.lag
+        return make_train_step(self.model, optimizer, method_config.build(), self.evaluate, interval=interval, lag=lag)
 
     def train(
         self,
@@ -98,28 +100,31 @@ class Lab:
         warn: Callable[[str], None],
     ) -> TrainState:
         """One run, resumed if it was begun."""
-        data, interval = self.config.data, self.config.mixture.interval
-        rows = tuple(map(int, streams.rows))
-        # The base model reads one domain: nothing to allocate, so that it does not depend on how.
-        allocation = self.config.mixture.allocation if len(rows) > 1 else "systematic"
-        spec = PlanSpec(rows=rows, batch=data.batch, seed=seed, allocation=allocation)
-        constants = RunConstants(
-            heldout=jnp.asarray(streams.heldout), rows=jnp.asarray(streams.rows), horizon=jnp.int32(steps)
-        )
+        data, mixture = self.config.data, self.config.mixture
+        spec = self.plan_spec(streams, seed)
+        heldout = {name: jnp.asarray(rows) for name, rows in streams.heldout.items()}
+        constants = RunConstants(heldout=heldout, horizon=jnp.int32(steps))
         engine: Engine
         if data.engine == "device":
-            engine = DeviceEngine(self.scan(optimizer, method_config, spec), streams.stores, constants)
+            engine = DeviceEngine(self.scan(optimizer, method_config, spec), spec, streams.stores, constants)
         else:
-            mesh = data_mesh(data.batch)
             engine = HostEngine(
-                self.jitted(optimizer, method_config), spec, streams.stores, constants, interval=interval, mesh=mesh
+                self.jitted(optimizer, method_config),
+                spec,
+                streams.stores,
+                constants,
+                interval=mixture.interval,
+                lag=mixture.lag,
+                mesh=data_mesh(data.batch),
+                workers=data.workers,
+                worker_kind=data.worker_kind,
             )
         run = Run(
             folder=folder,
             steps=steps,
-            interval=interval,
+            interval=mixture.interval,
+            lag=mixture.lag,
             batch_tokens=data.batch_tokens,
-            row_tokens=data.sequence,
             rows=streams.rows.astype(np.int64),
             facts=canonical({"data": fingerprint(spec), "steps": steps}),
             loop=self.config.loop,
@@ -130,6 +135,21 @@ class Lab:
         keep.save(steps, state.params, {})
         keep.close()
         return state
+
+    def plan_spec(self, streams: Streams, seed: int) -> PlanSpec:
+        """The plan of a run on these streams."""
+        rows = tuple(map(int, streams.rows))
+        blocks = tuple(store.block for store in streams.stores)
+        return PlanSpec(
+            rows=rows,
+            batch=self.config.data.batch,
+            seed=seed,
+            # The base model reads one domain: nothing to allocate, so that it does not depend on how.
+            allocation=self.config.mixture.allocation if len(rows) > 1 else "systematic",
+            blocks=blocks if max(blocks) > 1 else (),
+            limits=streams.limits,
+            stop=streams.stop,
+        )
 
     def load_params(self, folder: Path) -> PyTree:
         """The parameters that a finished run left in its folder.
@@ -145,8 +165,8 @@ class Lab:
         return found[1]
 
 
-def heldout_rows(store: TokenRows, wanted: int, domain: str) -> np.ndarray:
-    """Evenly spread held-out rows of a domain, [rows, sequence + 1].
+def heldout_rows(store: RowStore, wanted: int, domain: str) -> Rows:
+    """Evenly spread held-out rows of a domain.
 
     Raises:
         UserError: the domain has fewer rows than wanted.

@@ -14,11 +14,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from vtune_jax.data.device_engine import TokenTable, build_table, draw
-from vtune_jax.data.grain_engine import MixtureIterator
-from vtune_jax.data.plan import PlanSpec
-from vtune_jax.data.rows import TokenRows
+from vtune_jax.data.grain_engine import End, MixtureIterator, why_ended
+from vtune_jax.data.plan import PlanSpec, available, steps_left
+from vtune_jax.data.reader import Workers
+from vtune_jax.data.rows import RowStore
+from vtune_jax.errors import UserError
+from vtune_jax.train.batch import Batch
 from vtune_jax.train.state import RunConstants, TrainState
-from vtune_jax.train.step import Batch, StepMetrics, TrainStep
+from vtune_jax.train.step import StepMetrics, TrainStep
 
 MetricRows = list[dict[str, np.ndarray]]
 CompiledStep = Callable[..., tuple[TrainState, StepMetrics]]
@@ -28,14 +31,23 @@ Scan = Callable[..., tuple[TrainState, StepMetrics]]
 
 
 class Engine(Protocol):
-    """Advances a train state by several steps that do not cross a weight update."""
+    """Advances a train state by several steps that do not cross a weight update, nor weights' coming into force."""
+
+    ended: End | None
+    """Why the last `advance` made fewer steps than asked: a limit of the data ends the run here."""
+    failure: UserError | None
+    """Why it made fewer steps: tokens that cannot be read. The state is sound."""
 
     def start(self, state: TrainState) -> TrainState:
         """Takes the data position from the state (and places it on the devices)."""
         ...
 
     def advance(self, state: TrainState, steps: int) -> tuple[TrainState, MetricRows]:
-        """Runs `steps` optimiser steps; returns one row of metrics for each."""
+        """Runs `steps` optimiser steps, or fewer; returns one row of metrics for each that was made."""
+        ...
+
+    def close(self) -> None:
+        """Lets workers go."""
         ...
 
 
@@ -46,11 +58,14 @@ class HostEngine:
         self,
         train_step: CompiledStep,
         spec: PlanSpec,
-        stores: Sequence[TokenRows],
+        stores: Sequence[RowStore],
         constants: RunConstants,
         *,
         interval: int,
+        lag: int = 0,
         mesh: Mesh | None = None,
+        workers: int = 0,
+        worker_kind: Workers = "threads",
     ) -> None:
         """Prepares the iterator; `start` gives it its position.
 
@@ -60,15 +75,21 @@ class HostEngine:
             stores: the rows of each domain.
             constants: of the run.
             interval: optimiser steps between weight updates.
-            mesh: devices over which the batch is split; None for one device.
+            lag: steps until new weights come into force.
+            mesh: devices over which the batch is split, of all processes; None for one device.
+            workers: that read ahead, see `MixtureIterator`.
+            worker_kind: threads or processes.
         """
         self._train_step = train_step
         self._spec, self._stores = spec, stores
         self._constants = replicate(constants, mesh)
-        self._interval = interval
+        self._interval, self._lag = interval, lag
         self._mesh = mesh
+        self._workers: dict[str, Any] = {"workers": workers, "worker_kind": worker_kind}
         self._step = 0
         self._iterator: MixtureIterator
+        self.ended: End | None = None
+        self.failure: UserError | None = None
 
     def start(self, state: TrainState) -> TrainState:
         """See `Engine`."""
@@ -79,43 +100,63 @@ class HostEngine:
             self._stores,
             quota=mixture.quota,
             interval=self._interval,
+            lag=self._lag,
             shard=(jax.process_index(), jax.process_count()),
+            **self._workers,
         )
-        self._iterator.seek(self._step, mixture.cursor, mixture.quota)
+        self._iterator.seek(self._step, mixture.cursor, mixture.quota, pending=mixture.pending)
         return replicate(state, self._mesh)
 
     def advance(self, state: TrainState, steps: int) -> tuple[TrainState, MetricRows]:
         """See `Engine`."""
+        self.ended, self.failure = None, None
         if self._step % self._interval == 0:
-            self._iterator.post(self._step // self._interval, np.asarray(state.mixture.quota))
-        pending = []
-        for _ in range(steps):
-            batch = next(self._iterator)
+            self._iterator.post(self._step // self._interval, np.asarray(state.mixture.pending))
+        pending: list[StepMetrics] = []
+        while len(pending) < steps:
+            try:
+                batch = next(self._iterator)
+            except StopIteration:
+                self.ended = self._iterator.ended()
+                break
+            except UserError as failure:
+                self.failure = failure
+                break
             state, metrics = self._train_step(state, self._place(batch), self._constants)
             pending.append(metrics)
-        self._step += steps
+        self._step += len(pending)
         return state, jax.device_get(pending)
 
+    def close(self) -> None:
+        """See `Engine`."""
+        if hasattr(self, "_iterator"):
+            self._iterator.close()
+
     def _place(self, batch: dict[str, Any]) -> Batch:
-        arrays = {"tokens": batch["tokens"], "domain": batch["domain"]}
-        if self._mesh is None:
-            return arrays
-        rows = NamedSharding(self._mesh, PartitionSpec("data"))
-        return {name: jax.make_array_from_process_local_data(rows, array) for name, array in arrays.items()}
+        cursor = self._iterator.cursor
+        arrays = {name: array for name, array in batch.items() if name != "step"}
+        if self._mesh is not None:
+            rows = NamedSharding(self._mesh, PartitionSpec("data"))
+            arrays = {name: jax.make_array_from_process_local_data(rows, array) for name, array in arrays.items()}
+        return {**arrays, "cursor": cursor, "available": available(np, self._spec, cursor)}
 
 
 class DeviceEngine:
     """All tokens lie in accelerator memory and batches are gathered inside one `lax.scan` over the steps."""
 
-    def __init__(self, run: Scan, stores: Sequence[TokenRows], constants: RunConstants) -> None:
+    def __init__(self, run: Scan, spec: PlanSpec, stores: Sequence[RowStore], constants: RunConstants) -> None:
         """Copies the tokens to the device.
 
         Args:
             run: see `compile_scan`.
+            spec: of the global batch.
             stores: the rows of each domain.
             constants: of the run.
         """
-        self._run = run
+        self._run, self._spec = run, spec
+        self._stores = stores
+        self.ended: End | None = None
+        self.failure: UserError | None = None
         self._constants = replicate(constants, None)
         self._table = build_table(stores)
 
@@ -125,9 +166,20 @@ class DeviceEngine:
 
     def advance(self, state: TrainState, steps: int) -> tuple[TrainState, MetricRows]:
         """See `Engine`. Each new number of steps compiles once more."""
+        self.ended = None
+        if self._spec.limited:
+            mixture = jax.device_get(state.mixture)
+            made = steps_left(self._spec, int(state.step), steps, mixture.quota, mixture.cursor)
+            if not made:
+                self.ended = why_ended(self._spec, mixture.quota, mixture.cursor, self._stores)
+                return state, []
+            steps = made
         state, stacked = self._run(state, self._table, self._constants, steps=steps)
         columns = jax.device_get(stacked)
         return state, [{name: column[index] for name, column in columns.items()} for index in range(steps)]
+
+    def close(self) -> None:
+        """See `Engine`."""
 
 
 def scan_steps(
@@ -144,8 +196,10 @@ def scan_steps(
 
     def one(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
         mixture = state.mixture
-        batch, _cursor = draw(spec, row_length, table, state.step.astype(jnp.uint32), mixture.quota, mixture.cursor)
-        return train_step(state, batch, constants)
+        step = state.step.astype(jnp.uint32)
+        batch, cursor = draw(spec, row_length, table, step, mixture.quota, mixture.cursor)
+        placed = {**batch, "cursor": cursor, "available": available(jnp, spec, cursor)}
+        return train_step(state, placed, constants)
 
     return jax.lax.scan(one, state, length=steps)
 

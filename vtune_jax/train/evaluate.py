@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from vtune_jax.core.losses import token_nats
 from vtune_jax.core.types import LossSums
 from vtune_jax.models import Model
+from vtune_jax.train.batch import Batch, batch_nats
 
-Evaluate = Callable[[PyTree, Int[Array, "domains rows tokens"]], LossSums]
+Heldout = dict[str, Int[Array, "domains rows tokens"]]
+"""Rows as a batch names them, equally many of each domain."""
+Evaluate = Callable[[PyTree, Heldout], LossSums]
 
 
 def make_evaluate(model: Model, rows_at_once: int) -> Evaluate:
@@ -23,23 +25,19 @@ def make_evaluate(model: Model, rows_at_once: int) -> Evaluate:
             number of rows below it, so that no row is padded.
 
     Returns:
-        `evaluate(params, heldout)`; `heldout` is [domains, rows, sequence + 1] tokens, and all domains have equally
-        many rows. Nats are summed in float32 per row, then per domain.
+        `evaluate(params, heldout)`. Nats are summed in float32 per row, then per domain.
     """
 
-    def row_nats(params: PyTree, rows: Int[Array, "rows tokens"]) -> Float[Array, " rows"]:
-        rows = jnp.asarray(rows, jnp.int32)
-        return token_nats(model.logits(params, rows[:, :-1]), rows[:, 1:]).sum(axis=1)
+    def row_sums(params: PyTree, rows: Batch) -> tuple[Float[Array, " rows"], Int[Array, " rows"]]:
+        nats, counted = batch_nats(model, params, rows)
+        return jnp.where(counted, nats, 0.0).sum(axis=1), counted.sum(axis=1, dtype=jnp.int32)
 
-    def evaluate(params: PyTree, heldout: Int[Array, "domains rows tokens"]) -> LossSums:
-        domains, rows, window = heldout.shape
+    def evaluate(params: PyTree, heldout: Heldout) -> LossSums:
+        domains, rows = next(iter(heldout.values())).shape[:2]
         chunk = max(size for size in range(1, rows_at_once + 1) if (domains * rows) % size == 0)
-        chunks = heldout.reshape(-1, chunk, window)
-        nats = jax.lax.map(lambda part: row_nats(params, part), chunks)
-        return LossSums(
-            nats=nats.reshape(domains, rows).sum(axis=1),
-            tokens=jnp.full(domains, rows * (window - 1), jnp.int32),
-        )
+        chunks = {name: array.reshape(-1, chunk, array.shape[2]) for name, array in heldout.items()}
+        nats, tokens = jax.lax.map(lambda part: row_sums(params, part), chunks)
+        return LossSums(nats=nats.reshape(domains, rows).sum(axis=1), tokens=tokens.reshape(domains, rows).sum(axis=1))
 
     return evaluate
 

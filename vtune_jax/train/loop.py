@@ -55,10 +55,10 @@ class Run:
     steps: int
     interval: int  # optimiser steps between weight updates
     batch_tokens: int
-    row_tokens: int
     rows: np.ndarray  # training rows per domain and epoch
     facts: Facts  # what the data and the model are made of; a checkpoint of something else is refused
     loop: LoopConfig
+    lag: int = 0  # steps until new weights come into force
 
 
 def train(
@@ -86,13 +86,17 @@ def train(
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
-        UserError: the loss is not finite; the newest checkpoint is the last good one.
+        UserError: the loss is not finite, tokens cannot be read, or no domain with weight has any left; the newest
+            checkpoint is the last good state.
     """
-    steps_file, updates_file = (JsonLines(run.folder / name) for name in ("steps.jsonl", "updates.jsonl"))
+    # All processes compute the same metrics; the first writes them.
+    folder = run.folder if jax.process_index() == 0 else None
+    steps_file, updates_file = (JsonLines(folder and folder / name) for name in ("steps.jsonl", "updates.jsonl"))
     checkpoints = Checkpoints(run.folder / "checkpoints", keep=run.loop.keep_checkpoints, warn=warn)
     try:
         restored = checkpoints.restore(state, run.facts)
         step, state = restored if restored else (0, state)
+        saved = step if restored else -1
         for file in (steps_file, updates_file):
             file.cut(step)
         state = engine.start(state)
@@ -101,28 +105,55 @@ def train(
             while step < run.steps:
                 until = next_stop(step, run)
                 state, rows = engine.advance(state, until - step)
-                check_finite(step, rows, run.folder)
-                steps_file.append(step_rows(step, rows, run.batch_tokens))
-                if until % run.interval == 0:
-                    check_weights(until, state, run.folder)
-                    updates_file.append([update_row(until, state, rows[-1], run)])
-                ticked = {"loss": float(rows[-1]["loss"]), "tokens": until * run.batch_tokens}
-                tick(until - step, {**ticked, "weights": np.asarray(state.mixture.weights)})
+                short = len(rows) < until - step
+                until = step + len(rows)
+                if rows:
+                    check_finite(step, rows, run.folder)
+                    steps_file.append(step_rows(step, rows, run.batch_tokens))
+                    if until % run.interval == 0:
+                        check_weights(until, state, run.folder)
+                        updates_file.append([update_row(until, state, rows[-1], run)])
+                    ticked = {"loss": float(rows[-1]["loss"]), "tokens": until * run.batch_tokens}
+                    tick(until - step, {**ticked, "weights": np.asarray(state.mixture.weights)})
                 step = until
-                if asked or step % run.loop.checkpoint_every == 0 or step == run.steps:
+                due = asked or short or step % run.loop.checkpoint_every == 0 or step == run.steps
+                if due and step != saved:
                     checkpoints.save(step, state, run.facts)
+                    saved = step
+                if short and _is_over(engine, step, run, checkpoints, warn):
+                    break
                 if asked and step < run.steps:
                     checkpoints.wait()
                     raise Interrupted(step, asked[0])
         return state
     finally:
+        engine.close()
         checkpoints.close()
+
+
+def _is_over(engine: Engine, step: int, run: Run, checkpoints: Checkpoints, warn: Callable[[str], None]) -> bool:
+    """Whether the data end the run here; raises where that is a fault."""
+    if engine.failure is not None:
+        checkpoints.wait()
+        raise engine.failure
+    if engine.ended is None:
+        return False
+    if not engine.ended.intended:
+        checkpoints.wait()
+        raise UserError(
+            f"step {step + 1} of {run.steps} has no batch: {engine.ended.reason}; the state is saved",
+            "train fewer steps, raise max_epochs, let a domain repeat, or give the method a floor",
+        )
+    warn(f"the run ends after {step:,} of {run.steps:,} steps: {engine.ended.reason}")
+    return True
 
 
 def next_stop(step: int, run: Run) -> int:
     """The next step at which the loop has something to do."""
     every = (run.interval, run.loop.log_every, run.loop.checkpoint_every)
-    return min([run.steps, *(step - step % period + period for period in every)])
+    # Where weights come into force later than they are made, that is a boundary too.
+    in_force = step + run.interval - (step - run.lag) % run.interval
+    return min([run.steps, in_force, *(step - step % period + period for period in every)])
 
 
 def check_finite(step: int, rows: MetricRows, folder: Path) -> None:
@@ -162,15 +193,16 @@ def update_row(step: int, state: TrainState, metrics: dict[str, np.ndarray], run
     newest = (mixture.history.entries - 1) % mixture.history.nats.shape[0]
     heldout = LossSums(mixture.history.nats[newest], mixture.history.tokens[newest])
     train = LossSums(metrics["train_nats"], metrics["train_tokens"])
-    epochs = mixture.cursor.epoch + mixture.cursor.row / run.rows
+    cursor = mixture.cursor
     return {
         "step": step,
         "tokens": step * run.batch_tokens,
         "weights": mixture.weights,
         "heldout_loss": mean_loss(heldout),
         "train_loss": mean_loss(train),
-        "tokens_read": np.round(epochs * run.rows).astype(np.int64) * run.row_tokens,
-        "epochs": epochs,
+        "tokens_read": mixture.trained.exact(),
+        "epochs": cursor.epoch + cursor.row / run.rows,
+        "order": "".join(f"{word:08x}" for word in cursor.order.tolist()),
     }
 
 

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int, PyTree, UInt32
+from jaxtyping import Array, Int, PyTree
 
 from vtune_jax.core.simplex import to_quota
-from vtune_jax.core.types import Cursor, LossSums, Method, MixtureState, Targets
+from vtune_jax.core.types import Cursor, LossSums, Method, MixtureState, Targets, TokenCount
+from vtune_jax.data.plan import start_cursor
 
 
 class TrainState(NamedTuple):
@@ -24,21 +25,21 @@ class TrainState(NamedTuple):
 class RunConstants(NamedTuple):
     """What a run holds fixed but a compiled step must not: runs that differ only here share one program."""
 
-    heldout: Int[Array, "domains rows tokens"]  # the rows behind every held-out loss
-    rows: UInt32[Array, " domains"]  # training rows in one epoch of each domain
+    heldout: dict[str, Int[Array, "domains rows tokens"]]  # the rows behind every held-out loss, as a batch names them
     horizon: Int[Array, ""]  # optimiser steps of the whole run
 
 
 def start_mixture(method: Method, targets: Targets) -> MixtureState:
     """The mixture before the first step: the prior's weights, nothing read, nothing observed."""
     domains = targets.prior.shape[0]
-    # Two arrays, not one twice: a donated state must not hold the same buffer in two places.
-    cursor = Cursor(*(jnp.zeros(domains, jnp.uint32) for _ in Cursor._fields))
+    # Arrays of their own, none twice: a donated state must not hold the same buffer in two places.
     return MixtureState(
         weights=jnp.array(targets.prior),
         quota=to_quota(targets.prior),
-        cursor=cursor,
+        pending=to_quota(targets.prior),
+        cursor=Cursor(*(jnp.array(column) for column in start_cursor(domains))),
         train=no_losses(domains),
+        trained=TokenCount(*(jnp.zeros(domains, jnp.uint32) for _ in range(2))),
         history=method.init(targets),
         targets=targets,
     )

@@ -8,29 +8,28 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from vtune_jax.core.losses import domain_sums, token_nats
+from vtune_jax.core.losses import domain_sums
 from vtune_jax.core.simplex import to_quota
-from vtune_jax.core.types import Cursor, LossSums, Method, MixtureState, Observation
+from vtune_jax.core.types import LossSums, Method, MixtureState, Observation
 from vtune_jax.models import Model
+from vtune_jax.train.batch import Batch, batch_nats
 from vtune_jax.train.evaluate import Evaluate
 from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import RunConstants, TrainState, no_losses
 
-Batch = dict[str, Array]
-"""`tokens` [rows, sequence + 1] and `domain` [rows]."""
 StepMetrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch, RunConstants], tuple[TrainState, StepMetrics]]
 
 
 def make_train_step(
-    model: Model, optimizer: OptimizerConfig, method: Method, evaluate: Evaluate, *, interval: int
+    model: Model, optimizer: OptimizerConfig, method: Method, evaluate: Evaluate, *, interval: int, lag: int = 0
 ) -> TrainStep:
     """One optimiser step, and a weight update when `interval` steps have passed.
 
     The update happens after the optimiser step, in a `lax.cond`: the method sees the held-out losses of the new
-    parameters, and the very next batch is drawn with the new weights (lag 0).
+    parameters, and the batch `lag` steps later, the very next one by default, is drawn with the new weights.
 
     Args:
         model: gives the logits.
@@ -38,16 +37,19 @@ def make_train_step(
         method: the rule and how it observes.
         evaluate: held-out losses, called in place at a boundary.
         interval: optimiser steps between weight updates.
+        lag: steps after an update at which its weights come into force, in [0, interval).
 
     Returns:
         `train_step(state, batch, constants) -> (state, metrics)`, to be jitted with its first argument donated.
         Metrics are `loss`, `gradient_norm`, `learning_rate`, and the training sums per domain since the last update.
 
     Raises:
-        ValueError: interval below 1.
+        ValueError: interval below 1, or a lag outside [0, interval).
     """
     if interval < 1:
         raise ValueError(f"interval must be at least 1, got {interval}.")
+    if not 0 <= lag < interval:
+        raise ValueError(f"lag must lie in [0, interval = {interval}), got {lag}.")
     transform = optimizer.build()
 
     def train_step(state: TrainState, batch: Batch, constants: RunConstants) -> tuple[TrainState, StepMetrics]:
@@ -59,10 +61,8 @@ def make_train_step(
         direction, optimizer_state = transform.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, optax.tree.scale(rate, direction))
 
-        counts = jnp.zeros(domains, jnp.uint32).at[batch["domain"]].add(1)
         mixture = state.mixture._replace(
-            cursor=advance(state.mixture.cursor, counts, constants.rows),
-            train=state.mixture.train + sums,
+            cursor=jax.tree.map(jnp.asarray, batch["cursor"]), train=state.mixture.train + sums
         )
         metrics = {
             "loss": loss,
@@ -72,13 +72,14 @@ def make_train_step(
             "train_tokens": mixture.train.tokens,
         }
         step = state.step + 1
-        row_tokens = batch["tokens"].shape[1] - 1
         mixture = jax.lax.cond(
             step % interval == 0,
-            lambda held: update_mixture(method, evaluate, held, params, step, constants, row_tokens),
+            lambda held: update_mixture(method, evaluate, held, params, step, constants, batch["available"]),
             lambda held: held,
             mixture,
         )
+        in_force = (step >= lag) & ((step - lag) % interval == 0)
+        mixture = mixture._replace(quota=jnp.where(in_force, mixture.pending, mixture.quota))
         return TrainState(step=step, params=params, optimizer=optimizer_state, mixture=mixture), metrics
 
     return train_step
@@ -91,39 +92,41 @@ def update_mixture(
     params: PyTree,
     step: Int[Array, ""],
     constants: RunConstants,
-    row_tokens: int,
+    available: Bool[Array, " domains"],
 ) -> MixtureState:
-    """Observe, let the rule choose new weights, round them once for the plan."""
+    """Observe, let the rule choose new weights, round them once for the plan.
+
+    The weight of a domain that has been read as often as allowed goes to the others in proportion; the rule is told by
+    the observation and by the weights that it is given next.
+    """
+    trained = mixture.trained.plus(mixture.train.tokens)
     observation = Observation(
         heldout=evaluate(params, constants.heldout),
         train=mixture.train,
-        trained_tokens=tokens_read(mixture.cursor, constants.rows, row_tokens),
+        trained_tokens=trained.as_float(),
         step=step,
+        available=available,
     )
     history = method.observe(mixture.history, observation)
-    weights = method.update(mixture.weights, history, mixture.targets)
+    weights = among(method.update(mixture.weights, history, mixture.targets), available)
     return mixture._replace(
         weights=weights,
-        quota=to_quota(weights),
+        pending=to_quota(weights),
         train=no_losses(weights.shape[0]),
+        trained=trained,
         history=history,
     )
 
 
-def advance(cursor: Cursor, counts: UInt32[Array, " domains"], rows: UInt32[Array, " domains"]) -> Cursor:
-    """Moves each domain's cursor on by the rows taken, over as many epochs as that needs."""
-    position = cursor.row + counts
-    return Cursor(epoch=cursor.epoch + position // rows, row=position % rows)
-
-
-def tokens_read(cursor: Cursor, rows: UInt32[Array, " domains"], row_tokens: int) -> Float[Array, " domains"]:
-    """Training tokens read per domain; float32, since counts pass 2**32 (the cursor itself stays exact)."""
-    epoch, row, length = (count.astype(jnp.float32) for count in (cursor.epoch, cursor.row, rows))
-    return jnp.asarray((epoch * length + row) * row_tokens)
+def among(weights: Float[Array, " domains"], available: Bool[Array, " domains"]) -> Float[Array, " domains"]:
+    """The weights of the available domains, scaled up to one; as they are if none of these has weight."""
+    kept = jnp.where(available, weights, 0.0)
+    # Untouched where nothing is missing: dividing by a sum of nearly one would change last bits.
+    changed = ~available.all() & (kept.sum() > 0)
+    return jnp.where(changed, kept / jnp.maximum(kept.sum(), jnp.finfo(kept.dtype).tiny), weights)
 
 
 def _batch_loss(model: Model, params: PyTree, batch: Batch, domains: int) -> tuple[Float[Array, ""], LossSums]:
-    tokens = jnp.asarray(batch["tokens"], jnp.int32)
-    nats = token_nats(model.logits(params, tokens[:, :-1]), tokens[:, 1:])
-    sums = domain_sums(nats, jnp.ones(nats.shape, bool), batch["domain"], domains)
-    return nats.mean(), sums
+    nats, counted = batch_nats(model, params, batch)
+    sums = domain_sums(nats, counted, batch["domain"], domains)
+    return jnp.where(counted, nats, 0.0).sum() / counted.sum(), sums

@@ -1,0 +1,25 @@
+"""Our own 32-bit hash, the same in numpy and jax.numpy.
+
+Numpy's generators and jax.random promise no stable stream across versions, and a resumed run must read the same rows.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+
+def mix(word: Any) -> Any:
+    """Xor-shifts and two odd multipliers (the "lowbias32" constants of C. Wellons' search)."""
+    word = (word ^ (word >> 16)) * np.uint32(0x7FEB352D)
+    word = (word ^ (word >> 15)) * np.uint32(0x846CA68B)
+    return word ^ (word >> 16)
+
+
+def key(xp: ModuleType, seed: int, purpose: int, *words: Any) -> Any:
+    """Hashes a seed, a purpose and any words, one after the other, to uint32."""
+    # At least one dimension throughout: numpy warns when a scalar wraps, and never for an array.
+    hashed = mix(xp.asarray([(seed + purpose * 0x9E3779B9) % 2**32], np.uint32))
+    for word in words:
+        hashed = mix(hashed ^ mix(word + np.uint32(0x9E3779B9)))
+    return hashed

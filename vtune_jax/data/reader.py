@@ -1,0 +1,124 @@
+"""Reading planned rows out of the stores: here, in threads or in processes."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+
+from vtune_jax.data.rows import Rows, RowStore
+
+RESIDENT_BYTES = 128 << 20
+"""About how much of all memory maps may stay in the process; the rest stays in the system's page cache only."""
+
+_FAULT_BYTES = 1 << 16  # what one page fault maps
+
+Workers = Literal["threads", "processes"]
+
+
+class Reader:
+    """Gathers rows of several domains into one batch."""
+
+    def __init__(self, stores: Sequence[RowStore]) -> None:
+        self.stores = tuple(stores)
+        mapped = sum(getattr(store, "mapped_bytes", 0) for store in self.stores)
+        self._releases = mapped > RESIDENT_BYTES
+        self._touched = 0
+
+    def read(self, domain: np.ndarray, row: np.ndarray) -> Rows:
+        """Rows in the given order: any number of places, named arrays with that leading axis."""
+        out: Rows = {}
+        order = np.argsort(domain, kind="stable")
+        ends = np.bincount(domain, minlength=len(self.stores)).cumsum()
+        for index, store in enumerate(self.stores):
+            mine = order[ends[index - 1] if index else 0 : ends[index]]
+            if not mine.size:
+                continue
+            part = store.read(row[mine])
+            if mine.size == len(domain):
+                out = part
+                break
+            for name, rows in part.items():
+                if name not in out:
+                    out[name] = np.empty((len(domain), *rows.shape[1:]), rows.dtype)
+                out[name][mine] = rows
+        self._bound_memory(out)
+        return out
+
+    def _bound_memory(self, rows: Rows) -> None:
+        if not self._releases:
+            return
+        count = len(next(iter(rows.values())))
+        self._touched += sum(array.nbytes for array in rows.values()) + count * _FAULT_BYTES
+        if self._touched > RESIDENT_BYTES:
+            self._touched = 0
+            for store in self.stores:
+                if hasattr(store, "release"):
+                    store.release()
+
+
+class Pool:
+    """Workers that read while the caller computes; without any, reading happens when the result is asked for."""
+
+    def __init__(self, reader: Reader, workers: int, kind: Workers) -> None:
+        """Starts nothing until the first call.
+
+        Args:
+            reader: copied to each process, shared by threads.
+            workers: how many; 0 reads in the calling thread.
+            kind: threads, or processes for stores whose reading holds Python's lock. Processes answer through a pipe:
+                no shared memory is left behind, and each ends by itself when its parent is killed.
+        """
+        self.workers = workers
+        self._reader = reader
+        self._executor: Executor | None = None
+        self._kind = kind
+        if workers and kind == "threads":
+            self._executor = ThreadPoolExecutor(workers, thread_name_prefix="rows")
+        elif workers:
+            self._executor = ProcessPoolExecutor(
+                workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_begin,
+                initargs=(reader,),
+            )
+
+    def submit(self, domain: np.ndarray, row: np.ndarray) -> "Future[Rows]":
+        """Starts reading."""
+        if self._executor is None:
+            done: Future[Rows] = Future()
+            done.set_result(self._reader.read(domain, row))
+            return done
+        if self._kind == "threads":
+            return self._executor.submit(self._reader.read, domain, row)
+        return self._executor.submit(_read, domain, row)
+
+    def close(self) -> None:
+        """Drops what is not begun and lets the workers end."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+_here: Reader
+
+
+def _begin(reader: Reader) -> None:
+    """Runs first in each worker process."""
+    global _here
+    _here = reader
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # A worker waiting for work would never hear that its parent was killed.
+        parent.join()
+        os._exit(1)
+
+
+def _read(domain: np.ndarray, row: np.ndarray) -> Rows:
+    return _here.read(domain, row)
