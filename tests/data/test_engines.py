@@ -1,5 +1,10 @@
 import functools
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import grain.experimental
 import jax
@@ -10,8 +15,10 @@ import pytest
 from vtune_jax.core.simplex import to_quota
 from vtune_jax.data.device_engine import build_table, draw
 from vtune_jax.data.grain_engine import MixtureIterator
+from vtune_jax.data.packing import PackedRows
 from vtune_jax.data.plan import PlanSpec, start_cursor
-from vtune_jax.data.rows import TokenRows
+from vtune_jax.data.rows import BlockRows, TokenRows
+from vtune_jax.data.sources import RecordTokens, write_records
 from vtune_jax.errors import UserError
 
 LENGTH, INTERVAL, BATCH = 8, 10, 12
@@ -35,8 +42,8 @@ def quota(version):
     return np.asarray(to_quota(jnp.asarray(weights / weights.sum(), jnp.float32)))
 
 
-def iterator(shard=(0, 1), start=0, cursor=None, chunk=16):
-    made = MixtureIterator(spec(), stores(), quota=quota(0), interval=INTERVAL, shard=shard, chunk=chunk)
+def iterator(start=0, cursor=None, **options):
+    made = MixtureIterator(spec(), stores(), quota=quota(0), interval=INTERVAL, **options)
     if start:
         made.seek(start, cursor, quota(start // INTERVAL))
     return made
@@ -176,6 +183,225 @@ def test_grains_own_checkpoint_check_passes():
             return MixtureIterator(spec(), stores(), quota=quota(1), interval=100)
 
     grain.experimental.assert_equal_output_after_checkpoint(grain.experimental.LimitIterDataset(Mixture(), 25))
+
+
+@pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 3}, {"workers": 2, "chunk": 1}])
+def test_threads_that_read_ahead_change_no_batch(options):
+    batches, made = host_batches(65, **options)
+    assert_same(host_batches(65)[0], batches)
+    made.close()
+
+
+def test_processes_that_read_ahead_change_no_batch_and_end_with_the_iterator():
+    batches, made = host_batches(25, workers=2, worker_kind="processes")
+    assert_same(host_batches(25)[0], batches)
+    workers = list(made._pool._executor._processes.values())
+    assert len(workers) > 0
+    made.close()
+    for worker in workers:
+        worker.join(20)
+        assert not worker.is_alive()
+
+
+PARENT = """
+import os, sys
+from tests.data.test_engines import host_batches
+if __name__ == "__main__":
+    batches, made = host_batches(5, workers=2, worker_kind="processes")
+    print(*[worker.pid for worker in made._pool._executor._processes.values()], flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_worker_processes_end_when_their_parent_is_killed_and_leave_no_shared_memory(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    shared = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    said = subprocess.run([sys.executable, script], cwd=root, env=environment, capture_output=True, text=True)
+    assert said.returncode == -9
+    workers = [int(word) for word in said.stdout.split()]
+    assert workers
+    deadline = time.monotonic() + 20
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    if Path("/dev/shm").is_dir():
+        assert set(Path("/dev/shm").iterdir()) <= shared
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_an_error_while_reading_is_raised_and_asking_again_tries_again():
+    class Flaky(TokenRows):
+        broken = True
+
+        def read(self, rows):
+            if self.broken:
+                raise UserError("the tokens are lost", "bring them back")
+            return super().read(rows)
+
+    flaky = Flaky(stores()[1].tokens, LENGTH, name="flaky")
+    for workers in (0, 2):
+        mixed = (stores()[0], flaky, *stores()[2:])
+        made = MixtureIterator(spec(), mixed, quota=quota(0), interval=INTERVAL, workers=workers)
+        flaky.broken = True
+        for _ in range(2):
+            with pytest.raises(UserError, match="the tokens are lost"):
+                next(made)
+        flaky.broken = False
+        assert_same(host_batches(8)[0], [next(made) for _ in range(8)])
+        made.close()
+
+
+def with_lag(lag, steps, **options):
+    made, batches = iterator(lag=lag, **options), []
+    for step in range(steps):
+        if step % INTERVAL == 0:
+            made.post(step // INTERVAL, quota(step // INTERVAL))
+        batches.append(next(made))
+    return batches, made
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_lag_delays_every_version_by_exactly_so_many_steps(workers):
+    first, later = (np.asarray(to_quota(jnp.eye(4)[index])) for index in (0, 3))
+    made = MixtureIterator(spec(), stores(), quota=first, interval=INTERVAL, lag=4, workers=workers)
+    made.post(1, later)
+    made.post(2, first)
+    domains = [np.unique(next(made)["domain"]).tolist() for _ in range(2 * INTERVAL + 6)]
+    assert domains == [[0]] * (INTERVAL + 4) + [[3]] * INTERVAL + [[0]] * 2
+    made.close()
+
+
+@pytest.mark.parametrize("start", [3, 10, 11, 13, 14, 27])
+def test_a_state_with_a_lag_holds_the_weights_announced(start):
+    unbroken, _ = with_lag(4, 40)
+    _, saved = with_lag(4, start)
+    made = iterator(lag=4)
+    made.set_state(json.loads(json.dumps(saved.get_state())))
+    batches = []
+    for step in range(start, 40):
+        if step % INTERVAL == 0 and step > start:
+            made.post(step // INTERVAL, quota(step // INTERVAL))
+        if step == start and step % INTERVAL == 0:
+            made.post(step // INTERVAL, quota(step // INTERVAL))
+        batches.append(next(made))
+    assert_same(unbroken[start:], batches)
+
+
+def test_a_state_of_other_data_can_be_taken_over_if_asked():
+    _, saved = host_batches(25)
+    shorter = tuple(TokenRows(store.tokens[:-9], LENGTH, name=store.name) for store in stores()[1:2])
+    changed = (stores()[0], *shorter, *stores()[2:])
+    other_spec = PlanSpec(rows=tuple(map(len, changed)), batch=BATCH, seed=7)
+    made = MixtureIterator(other_spec, changed, quota=quota(0), interval=INTERVAL)
+    with pytest.raises(ValueError, match=r"rows was \[7, 112, 3, 49\], is \[7, 111, 3, 49\]"):
+        made.set_state(saved.get_state())
+    made.set_state(saved.get_state(), allow_data_change=True)
+    assert int(next(made)["step"]) == 25
+    assert made.get_state()["epoch"] >= saved.get_state()["epoch"]
+
+
+def limited(stop=False):
+    limits = (14, None, None, None)
+    return PlanSpec(rows=tuple(map(len, stores())), batch=BATCH, seed=7, limits=limits, stop=(stop,) + (False,) * 3)
+
+
+def test_a_mixture_ends_where_a_domain_stops_it_and_says_which():
+    even = np.asarray(to_quota(jnp.full(4, 0.25)))
+    made = MixtureIterator(limited(stop=True), stores(), quota=even, interval=100)
+    batches = list(made)
+    read = sum(int((batch["domain"] == 0).sum()) for batch in batches)
+    assert 14 - BATCH < read <= 14
+    assert made.ended().intended
+    assert "'d60' has been read as often as allowed and is set to stop the run" in made.ended().reason
+    with pytest.raises(StopIteration):
+        next(made)
+
+
+def test_a_mixture_without_weight_left_ends_and_says_so():
+    made = MixtureIterator(limited(), stores(), quota=np.asarray(to_quota(jnp.eye(4)[0])), interval=100)
+    assert len(list(made)) == 1
+    end = made.ended()
+    assert not end.intended
+    assert end.reason.startswith("'d60' cannot fill another batch within the limits, and 'd900', 'd25', 'd400' has")
+
+
+def test_both_engines_read_limited_and_blocked_domains_alike(tmp_path):
+    paths = [str(tmp_path / store.name) for store in stores()]
+    blocked = []
+    for path, store in zip(paths, stores(), strict=True):
+        write_records(path, [store.tokens], np.dtype(np.uint16), record_tokens=32)
+        source = RecordTokens([path], [len(store.tokens)], np.dtype(np.uint16), name=store.name, record_tokens=32)
+        blocked.append(BlockRows(source, LENGTH, block=5))
+    weights = np.array([0.3, 0.3, 0.2, 0.2])
+    options = {"batch": BATCH, "interval": 100, "seed": 7, "limits": (14, None, 9, None), "allocation": "deficit"}
+    made = MixtureIterator.of(blocked, weights, workers=1, **options)
+    host = [next(made) for _ in range(40)]
+    table, cursor = build_table(blocked), start_cursor(4)
+    one = jax.jit(lambda step, cursor: draw(made._spec, LENGTH, table, step, made._quotas[0], cursor))
+    device = []
+    for step in range(40):
+        batch, cursor = one(np.uint32(step), cursor)
+        device.append(batch)
+    assert_same(host, device)
+    jax.tree.map(np.testing.assert_array_equal, cursor, made.cursor)
+    made.close()
+
+
+def test_both_engines_read_packed_rows_alike():
+    packed = [PackedRows(np.where(store.tokens % 7, store.tokens, 0), LENGTH, end=0) for store in stores()]
+    made = MixtureIterator.of(packed, [0.25] * 4, batch=BATCH, interval=100)
+    table, cursor = build_table(packed), start_cursor(4)
+    one = jax.jit(lambda step, cursor: draw(made._spec, LENGTH, table, step, made._quotas[0], cursor))
+    for step in range(20):
+        host, (device, cursor) = next(made), one(np.uint32(step), cursor)
+        assert set(device) == {"inputs", "labels", "segments", "positions", "domain"}
+        for name, array in device.items():
+            np.testing.assert_array_equal(host[name], array)
+
+
+def test_weights_may_be_given_as_shares():
+    made = MixtureIterator.of(stores(), [0.5, 0.5, 0, 0], batch=4, interval=5)
+    made.post(1, [0, 0, 0.5, 0.5])
+    domains = [set(next(made)["domain"].tolist()) for _ in range(10)]
+    assert set.union(*domains[:5]) == {0, 1}
+    assert set.union(*domains[5:]) == {2, 3}
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [0.5, 0.5, 0.5, 0.5], [-0.5, 0.5, 0.5, 0.5], [np.nan, 0.5, 0.5, 0]])
+def test_weights_that_are_no_shares_are_refused(weights):
+    with pytest.raises(ValueError, match="weights must be 4 shares with sum 1"):
+        MixtureIterator.of(stores(), weights, batch=4, interval=5)
+
+
+def test_a_lag_outside_the_interval_is_refused():
+    with pytest.raises(ValueError, match=r"lag must lie in \[0, interval = 10\), got 10"):
+        iterator(lag=10)
+
+
+def test_memory_maps_are_let_go_when_more_than_allowed_has_been_touched(monkeypatch):
+    released = []
+
+    class Mapped(TokenRows):
+        mapped_bytes = 1 << 40
+
+        def release(self):
+            released.append(self.name)
+
+    mapped = [Mapped(store.tokens, LENGTH, name=store.name) for store in stores()]
+    made = MixtureIterator.of(mapped, [0.25] * 4, batch=64, interval=1000)
+    # Each row counts as one fault of 64 KiB: 1,536 of them are the 96 MiB.
+    for _ in range(16 * 5):
+        next(made)
+    assert released == [store.name for store in stores()] * 2
 
 
 def test_quotas_that_do_not_sum_to_one_are_refused():

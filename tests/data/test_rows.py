@@ -145,13 +145,13 @@ def test_damaged_and_lost_shards_are_told_with_their_records(tmp_path):
     path = tmp_path / "1.array_record"
     sound = path.read_bytes()
     damaged = bytearray(sound)
-    damaged[sound.find(tokens()[1800:1900].tobytes())] ^= 1
+    damaged[sound.find(tokens()[1840:1900].tobytes())] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(UserError, match=r"'manuals' are damaged: .*1.array_record, records 0 to 10 .*hash mismatch"):
         shards_again(source).slice(1700, 3100)
     path.write_bytes(sound[: len(sound) // 2])
     with pytest.raises(
-        UserError, match=r"damaged: .*1.array_record, records 0 to 10 \(tokens 0 to 1,400\): it is cut off"
+        UserError, match=r"damaged: .*1.array_record, records 0 to 10 \(tokens 0 to 1,400\): it is missing, cut off"
     ):
         shards_again(source).slice(1700, 3100)
     path.unlink()

@@ -21,7 +21,8 @@ State = dict[str, Any]
 FIRST_CHUNK = 16
 """Most steps planned and read at once right after new weights, so that the first of them does not wait long."""
 
-CHUNK_BYTES = 4 << 20
+CHUNK_ROWS = 1024
+"""Most rows read at once: what they hold in memory, and how long they take, stays small."""
 
 
 class _Chunk(NamedTuple):
@@ -92,8 +93,7 @@ class MixtureIterator(grain.DatasetIterator):
             raise ValueError(f"lag must lie in [0, interval = {interval}), got {lag}.")
         share = spec.batch // hosts
         self._spec, self._stores, self._interval, self._lag = spec, tuple(stores), interval, lag
-        row_bytes = (stores[0].length + 1) * 4
-        self._chunk_steps = max(1, min(chunk, CHUNK_BYTES // (share * row_bytes)))
+        self._chunk_steps = max(1, min(chunk, CHUNK_ROWS // share))
         self._slice = slice(index * share, (index + 1) * share)
         self._pool, self._workers = Pool(Reader(self._stores), workers, worker_kind), workers
         in_blocks = [number for number, block in enumerate(blocks) if block > 1]
@@ -176,9 +176,10 @@ class MixtureIterator(grain.DatasetIterator):
             UserError: the tokens of a domain are lost or damaged; asking again tries again.
         """
         self._assert_not_closed()
-        if not self._chunks or self._used == self._chunks[0].steps:
+        if self._current is None or self._used == self._current.steps:
             self._next_chunk()
-        chunk, place = self._chunks[0], self._used
+        chunk, place = self._current, self._used
+        assert chunk is not None
         share = self._slice.stop - self._slice.start
         here = slice(place * share, (place + 1) * share)
         batch: dict[str, Any] = {name: rows[here] for name, rows in self._rows.items()}
@@ -272,13 +273,12 @@ class MixtureIterator(grain.DatasetIterator):
         for chunk in self._chunks:
             chunk.rows.cancel()
         self._chunks.clear()
+        self._current: _Chunk | None = None
         self._used = 0
         self._planned_step, self._planned_cursor = self._step, self._cursor
 
     def _next_chunk(self) -> None:
-        if self._chunks:
-            self._chunks.popleft()
-            self._used = 0
+        self._current, self._used = None, 0
         # Versions behind the next step are over.
         behind = self._version(self._step)
         if behind in self._quotas:
@@ -290,16 +290,18 @@ class MixtureIterator(grain.DatasetIterator):
                     f"been posted; call post({behind}, weights) before asking for step {self._step}."
                 )
             raise StopIteration
+        chunk = self._chunks.popleft()
         if self._workers:
             self._read_ahead()
         try:
-            self._rows = self._chunks[0].rows.result()
+            self._rows = chunk.rows.result()
         except BaseException:
             self._forget_plan()
             raise
+        self._current = chunk
 
     def _read_ahead(self) -> None:
-        while len(self._chunks) <= self._workers and self._plan_chunk():
+        while len(self._chunks) < self._workers and self._plan_chunk():
             pass
 
     def _plan_chunk(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vtune_jax.data.rows import Rows, RowStore
 
-RESIDENT_BYTES = 128 << 20
+RESIDENT_BYTES = 96 << 20
 """About how much of all memory maps may stay in the process; the rest stays in the system's page cache only."""
 
 _FAULT_BYTES = 1 << 16  # what one page fault maps

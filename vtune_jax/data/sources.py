@@ -194,12 +194,12 @@ class RecordTokens:
             # The reader raises RuntimeError and IndexError for whatever is wrong with the file or its storage.
             except Exception as error:
                 self._readers.pop(shard, None)
-                # Damage does not pass; a mount that is away may come back.
-                damaged = isinstance(error, IndexError) or "Corrupted" in str(error)
+                # Damage does not pass; a mount that is away may come back. A file that is not there, or too short for
+                # its index, has no records, says the reader.
+                unread = isinstance(error, IndexError)
+                damaged = "Corrupted" in str(error) or (unread and os.path.exists(self.shards[shard]))
                 if damaged or time.monotonic() - began > self.patience:
-                    reason = (
-                        "it is cut off, or its index is damaged" if isinstance(error, IndexError) else _short(error)
-                    )
+                    reason = "it is missing, cut off, or its index is damaged" if unread else _short(error)
                     place = f"records {first:,} to {last:,} (tokens {start:,} to {stop:,})"
                     raise UserError(
                         f"the tokens of domain '{self.name}' are {'damaged' if damaged else 'lost'}: "
