@@ -71,7 +71,7 @@ def test_a_full_disk_says_what_is_safe(monkeypatch, tmp_path, capsys):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device", "tokens.bin")
 
-    monkeypatch.setattr("vtune_jax.data.corpus.prepare", full)
+    monkeypatch.setattr("vtune_jax.stages.pipeline.prepare", full)
     path = write_experiment(tmp_path)
     assert cli.invoke(["prepare", str(path), "--run-folder", str(tmp_path / "run"), "--quiet"]) == 2
     said = capsys.readouterr().err

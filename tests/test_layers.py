@@ -45,7 +45,7 @@ OUTSIDE = {
     "core": {"jax", "numpy", "jaxtyping"},
     "rules": {"jax", "numpy", "jaxtyping"},
     "fits": {"jax", "numpy", "jaxtyping", "scipy"},
-    "data": {"jax", "numpy", "jaxtyping", "grain", "array_record", "tokenizers", "pyarrow", "zstandard"},
+    "data": {"jax", "numpy", "jaxtyping", "grain", "array_record", "ray", "tokenizers", "pyarrow", "zstandard"},
     "models": {"jax", "numpy", "jaxtyping", "flax"},
     "train": {"jax", "numpy", "jaxtyping", "optax", "orbax"},
     "report": {"plotly", "matplotlib", "rich"},

@@ -114,6 +114,12 @@ def _add_stage(
     verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields to change, for instance data.batch=32")
     verb.add_argument("--run-folder", type=Path, help="where results go; runs/NAME by default")
     verb.add_argument("--skip-bad", action="store_true", help="skip documents that cannot be read, and count them")
+    verb.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="who prepares the corpora: this machine's cores, or Ray's workers",
+    )
     verb.add_argument("--quiet", action="store_true", help="no progress")
     verb.set_defaults(verb=_stage, name=name)
 
@@ -134,7 +140,7 @@ def _stage(options: argparse.Namespace) -> int:
     config = experiment.load(options.config, overrides)
     folder = options.run_folder or Path("runs") / config.name
     progress = Progress(silent=options.quiet)
-    pipeline = Pipeline(config, folder, progress)
+    pipeline = Pipeline(config, folder, progress, work_engine=options.engine)
     try:
         with pipeline.run_folder.locked():
             # Where there is no terminal nothing says how wide the page is: wide enough for the tables.

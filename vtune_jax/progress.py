@@ -48,6 +48,22 @@ class Progress:
         else:
             yield from self._lines(title, steps, names)
 
+    @contextmanager
+    def megabytes(self, title: str, total: int) -> Iterator[Callable[[int, int], None]]:
+        """Shows the progress through `total` bytes; the value is called with bytes done and bytes in all."""
+        shown = 0
+        with self.bar(f"{title}, MB", -(-total // 10**6)) as tick:
+            done_so_far = 0
+
+            def advance(done: int, _: int) -> None:
+                nonlocal shown, done_so_far
+                done_so_far += done
+                whole = -(-done_so_far // 10**6) if done_so_far >= total else done_so_far // 10**6
+                tick(whole - shown, {})
+                shown = whole
+
+            yield advance
+
     def _live(self, title: str, steps: int, names: Sequence[str]) -> Iterator[Tick]:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Live

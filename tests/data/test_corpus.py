@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from vtune_jax.data import embedded
-from vtune_jax.data.corpus import CorpusConfig, DomainConfig, corpus_fingerprint, prepare
+from vtune_jax.data.corpus import CorpusConfig, DomainConfig, corpus_fingerprint
+from vtune_jax.data.prepare import prepare
 from vtune_jax.data.tokens import END_OF_TEXT, PreparedCorpus, TokenizerConfig, load_tokenizer
 from vtune_jax.errors import UserError
 
@@ -76,7 +77,7 @@ def test_duplicates_are_kept_once_and_counted(tmp_path):
     messages = []
     manifest = prepared(config, tmp_path / "out", report=messages.append).manifest
     assert [domain["duplicates"] for domain in manifest["domains"]] == [0, 9, 0]
-    assert messages == ["domain 'b': 9 duplicates documents left out"]
+    assert messages == ["domain 'b': 9 duplicate documents left out"]
 
 
 def test_given_heldout_documents_are_used_and_dropped_from_train(tmp_path):

@@ -23,7 +23,7 @@ def every_row(store):
 def mapped(tmp_path, array, **options):
     path = tmp_path / "tokens.bin"
     array.tofile(path)
-    return MappedTokens(path, array.dtype, name="manuals", checks=checksums(path), **options)
+    return MappedTokens(path, array.dtype, name="manuals", checks=checksums(array), **options)
 
 
 def shards(tmp_path, array, cuts=(1700, 3100), record_tokens=128, **options):

@@ -1,33 +1,19 @@
-"""Corpora: which documents make up each domain, and how they become token files."""
+"""Corpora: which documents make up each domain. `data.prepare` makes token files of them."""
 
 import dataclasses
-import hashlib
-import json
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Literal
-
-import numpy as np
+from typing import Any, Literal
 
 from vtune_jax.data import embedded
-from vtune_jax.data.readers import Reader, files_of
-from vtune_jax.data.tokens import (
-    END_OF_TEXT,
-    TokenizerConfig,
-    dtype_of,
-    load_tokenizer,
-    sha256,
-    train_tokenizer,
-    write_manifest,
-    write_tokens,
-)
+from vtune_jax.data.readers import files_of
+from vtune_jax.data.tokens import SCHEMA_VERSION, TokenizerConfig, sha256
 from vtune_jax.errors import UserError
 
-SCHEMA_VERSION = 1
-SIDES = ("train", "heldout")
-_EMBEDDED = "embedded:"
+EMBEDDED = "embedded:"
+TOKEN_ARRAYS = (".npy", ".bin")
+"""Sources that are tokens already: used where they lie. A `.bin` holds raw ids of the tokenizer's width."""
 Exhaustion = Literal["repeat", "cap", "drop", "stop"]
 """What happens when a domain has been read as often as allowed: nothing limits it; its share goes to the others after
 `max_epochs`; the same after one epoch; the run ends."""
@@ -38,9 +24,11 @@ class DomainConfig:
     """Where one domain's documents come from."""
 
     name: str
-    source: str  # a file, folder or glob, or embedded:NAME
+    source: str  # a file, folder or glob of documents, embedded:NAME, or a .npy or .bin of tokens
     heldout: str = ""  # its own held-out documents; empty: split off by a hash of each document's text
-    text_field: str = "text"  # of JSON lines and parquet
+    text_field: str = "text"  # of JSON lines, parquet, Arrow and JSON records
+    min_bytes: int = 0  # shorter documents are left out
+    max_bytes: int = 0  # longer documents are left out; 0: none is too long
     exhaustion: Exhaustion = "repeat"  # "cap" and "drop" leave the domain's share to the others, "stop" ends the run
     max_epochs: float = 0.0  # after which it is exhausted; needed for "cap"; 1 for "drop" and, unless given, "stop"
 
@@ -49,12 +37,23 @@ class DomainConfig:
             raise ValueError(f"name must be letters, digits, '_', '-' and '.', got '{self.name}'")
         if not self.source:
             raise ValueError("source must name a file, a folder, a glob or embedded:NAME, got ''")
+        if self.min_bytes < 0 or self.max_bytes < 0:
+            raise ValueError(f"min_bytes and max_bytes must not be negative, got {self.min_bytes}, {self.max_bytes}")
+        if self.max_bytes and self.min_bytes > self.max_bytes:
+            raise ValueError(f"min_bytes must be at most max_bytes, got {self.min_bytes} and {self.max_bytes}")
+        if self.heldout and self.is_tokens != self.heldout.endswith(TOKEN_ARRAYS):
+            raise ValueError(f"heldout must be of the source's kind (documents or tokens), got '{self.heldout}'")
         if self.max_epochs < 0:
             raise ValueError(f"max_epochs must not be negative, got {self.max_epochs}")
         if self.exhaustion == "cap" and not self.max_epochs:
             raise ValueError('max_epochs must be positive for exhaustion = "cap", got 0')
         if self.exhaustion in ("repeat", "drop") and self.max_epochs:
             raise ValueError(f'max_epochs must be left out for exhaustion = "{self.exhaustion}", got {self.max_epochs}')
+
+    @property
+    def is_tokens(self) -> bool:
+        """Whether the source is tokens already."""
+        return self.source.endswith(TOKEN_ARRAYS)
 
     def limit(self, rows: int) -> int | None:
         """Most rows ever read of a domain with so many rows; None: no limit."""
@@ -70,6 +69,8 @@ class CorpusConfig:
     tokenizer: TokenizerConfig = TokenizerConfig()
     heldout_fraction: float = 0.06  # of the documents
     skip_bad: bool = False  # skip and count documents that cannot be read
+    storage: Literal["files", "array_record"] = "files"  # of the training tokens; held-out ones are always files
+    shard_tokens: int = 1 << 27  # tokens per ArrayRecord shard
 
     def __post_init__(self) -> None:
         if len(self.domains) < 2:
@@ -82,10 +83,19 @@ class CorpusConfig:
             raise ValueError(f"domains must have different names, got {', '.join(map(repr, doubled))} twice")
         if not 0 < self.heldout_fraction < 1:
             raise ValueError(f"heldout_fraction must lie in (0, 1), got {self.heldout_fraction}")
+        if self.shard_tokens < 1:
+            raise ValueError(f"shard_tokens must be at least 1, got {self.shard_tokens}")
+        arrays = [domain.name for domain in (*self.domains, self.base) if domain.is_tokens]
+        if arrays and not self.tokenizer.file:
+            raise ValueError(f"tokenizer.file must be given where a source is tokens already ({', '.join(arrays)})")
 
 
-def corpus_fingerprint(config: CorpusConfig) -> dict[str, Any]:
+def corpus_fingerprint(config: CorpusConfig, hashed: Callable[[Path], str] = sha256) -> dict[str, Any]:
     """All that the prepared corpus depends on: the config, and the content of every source.
+
+    Args:
+        config: of the corpus.
+        hashed: gives the hash of a file's content; one that remembers spares reading terabytes again.
 
     Raises:
         UserError: a source that does not exist.
@@ -94,183 +104,36 @@ def corpus_fingerprint(config: CorpusConfig) -> dict[str, Any]:
     return {
         "schema": SCHEMA_VERSION,
         "config": _without_limits(dataclasses.asdict(config)),
-        "sources": {domain.name: [_content(domain, source) for source in _sources(domain)] for domain in domains},
-        "tokenizer": sha256(Path(config.tokenizer.file)) if config.tokenizer.file else "",
+        "sources": {
+            domain.name: [_content(domain, source, hashed) for source in sources(domain)] for domain in domains
+        },
+        "tokenizer": hashed(Path(config.tokenizer.file)) if config.tokenizer.file else "",
     }
 
 
-def prepare(
-    config: CorpusConfig,
-    folder: Path,
-    *,
-    prior: Callable[[np.ndarray], np.ndarray] | None = None,
-    report: Callable[[str], None] = lambda message: None,
-) -> None:
-    """Reads, splits, tokenises and writes a corpus.
-
-    Exact duplicates are dropped: each text is kept once, by the first domain that has it, and since sides are chosen
-    by a hash of the text it can never be on both. Memory holds one hash per document, not the documents.
-
-    Args:
-        config: domains, base and tokenizer.
-        folder: for `train/NAME.bin`, `heldout/NAME.bin`, `tokenizer.json` and `manifest.json`, written in this order.
-        prior: from bytes per domain to the weights that the tokenizer's training text is mixed by; None takes all of
-            it. The base domain is not part of it.
-        report: told about skipped documents and duplicates.
-
-    Raises:
-        UserError: a source that cannot be read, or a side without documents.
-    """
-    for stale in ("manifest.json", "documents"):
-        path = folder / stale
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    split = _Split(config.heldout_fraction)
-    texts = folder / "documents"
-    texts.mkdir(parents=True)
-    domains = (*config.domains, config.base)
-    counts = {domain.name: _collect(domain, config, texts, split, report) for domain in domains}
-
-    if config.tokenizer.file:
-        tokenizer = load_tokenizer(Path(config.tokenizer.file))
-    else:
-        sizes = np.array([counts[domain.name]["bytes"] for domain in config.domains], np.float64)
-        weights = sizes / sizes.sum() if prior is None else prior(sizes)
-        mixed = _mixed(texts, [domain.name for domain in config.domains], sizes, weights)
-        tokenizer = train_tokenizer(mixed, config.tokenizer.vocab_size)
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-    entries = []
-    for domain in domains:
-        files = {
-            side: dataclasses.asdict(
-                write_tokens(folder, f"{side}/{domain.name}.bin", _stored(texts, domain.name, side), tokenizer)
-            )
-            for side in SIDES
-        }
-        entries.append(
-            {
-                "name": domain.name,
-                "role": "base" if domain is config.base else "domain",
-                "source": domain.source,
-                **files,
-                "duplicates": counts[domain.name]["duplicates"],
-                "skipped": counts[domain.name]["skipped"],
-            }
-        )
-    shutil.rmtree(texts)
-    manifest = {
-        "schema_version": SCHEMA_VERSION,
-        "tokenizer_sha256": sha256(folder / "tokenizer.json"),
-        "vocab_size": tokenizer.get_vocab_size(),
-        "end_of_text_id": tokenizer.token_to_id(END_OF_TEXT),
-        "dtype": dtype_of(tokenizer.get_vocab_size()).str,
-        "domains": entries,
-    }
-    write_manifest(folder, manifest)
-
-
-class _Split:
-    """Chooses a document's side by the hash of its text, and remembers which texts were seen."""
-
-    def __init__(self, heldout_fraction: float) -> None:
-        self._heldout_fraction = heldout_fraction
-        self._seen: set[bytes] = set()
-
-    def side(self, text: str) -> str | None:
-        """`train` or `heldout`; None for a text seen before."""
-        digest = self.new(text)
-        if digest is None:
-            return None
-        return "heldout" if int.from_bytes(digest[:8], "big") < self._heldout_fraction * 2**64 else "train"
-
-    def new(self, text: str) -> bytes | None:
-        """The hash of a text not seen before."""
-        digest = hashlib.sha256(text.encode()).digest()[:16]
-        if digest in self._seen:
-            return None
-        self._seen.add(digest)
-        return digest
-
-
-def _collect(
-    domain: DomainConfig, config: CorpusConfig, folder: Path, split: _Split, report: Callable[[str], None]
-) -> dict[str, int]:
-    """Writes a domain's documents to one file per side; returns counts."""
-    reader = Reader(text_field=domain.text_field, skip_bad=config.skip_bad)
-    counts = dict.fromkeys(("duplicates", "skipped", "bytes", *SIDES), 0)
-    with _store(folder, domain.name, "train") as train, _store(folder, domain.name, "heldout") as heldout:
-        files = {"train": train, "heldout": heldout}
-
-        def keep(text: str, side: str | None) -> None:
-            if side is None:
-                counts["duplicates"] += 1
-                return
-            files[side].write(json.dumps(text) + "\n")
-            counts[side] += 1
-            counts["bytes"] += len(text.encode()) if side == "train" else 0
-
-        # Given held-out documents go first, so that a train document of the same text is the one dropped.
-        for text in _documents(domain.heldout, domain, reader) if domain.heldout else ():
-            keep(text, "heldout" if split.new(text) else None)
-        for text in _documents(domain.source, domain, reader):
-            if domain.heldout:
-                keep(text, "train" if split.new(text) else None)
-            else:
-                keep(text, split.side(text))
-    counts["skipped"] = reader.skipped
-    for name in ("skipped", "duplicates"):
-        if counts[name]:
-            report(f"domain '{domain.name}': {counts[name]:,} {name} documents left out")
-    for side in SIDES:
-        if not counts[side]:
-            what = "held-out documents" if side == "heldout" else "documents"
-            raise UserError(
-                f"domain '{domain.name}' ({domain.source}) has no {what}",
-                "raise corpus.heldout_fraction or give the domain more documents"
-                if counts["train"]
-                else "give it a source with text",
-            )
-    return counts
-
-
-def _documents(source: str, domain: DomainConfig, reader: Reader) -> Iterator[str]:
-    if source.startswith(_EMBEDDED):
-        texts: Iterator[str] = iter(embedded.read(source.removeprefix(_EMBEDDED)))
-    else:
-        texts = (text for path in files_of(source, domain.name) for text in reader.read(path))
-    return (text for text in texts if text.strip())
-
-
-def _sources(domain: DomainConfig) -> list[str]:
+def sources(domain: DomainConfig) -> list[str]:
+    """Held-out documents, if it has its own, and the others."""
     return [source for source in (domain.source, domain.heldout) if source]
 
 
-def _content(domain: DomainConfig, source: str) -> Any:
-    if source.startswith(_EMBEDDED):
-        return embedded.fingerprint(source.removeprefix(_EMBEDDED))
-    return [sha256(path) for path in files_of(source, domain.name)]
+def _content(domain: DomainConfig, source: str, hashed: Callable[[Path], str]) -> Any:
+    if source.startswith(EMBEDDED):
+        return embedded.fingerprint(source.removeprefix(EMBEDDED))
+    if domain.is_tokens:
+        return [hashed(array_file(domain, source))]
+    return [hashed(path) for path in files_of(source, domain.name)]
 
 
-def _store(folder: Path, name: str, side: str) -> IO[str]:
-    return (folder / f"{name}.{side}.jsonl").open("w", encoding="utf-8")
+def array_file(domain: DomainConfig, source: str) -> Path:
+    """The file of a source that is tokens.
 
-
-def _stored(folder: Path, name: str, side: str) -> Iterator[str]:
-    with (folder / f"{name}.{side}.jsonl").open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
-
-
-def _mixed(folder: Path, names: list[str], sizes: np.ndarray, weights: np.ndarray) -> Iterator[str]:
-    """Train documents in proportion to weights: as many bytes as the scarcest domain allows."""
-    shares = np.where(weights > 0, weights, np.nan)
-    total = np.nanmin(sizes / shares)
-    for name, weight in zip(names, weights, strict=True):
-        left = weight * total
-        for text in _stored(folder, name, "train"):
-            if left <= 0:
-                break
-            left -= len(text.encode())
-            yield text
+    Raises:
+        UserError: it does not exist.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(f"domain '{domain.name}': {source} does not exist", "give the path of a .npy or .bin file")
+    return path
 
 
 def _without_limits(plain: dict[str, Any]) -> dict[str, Any]:

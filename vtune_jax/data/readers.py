@@ -1,17 +1,23 @@
-"""Documents from files: JSON lines (plain, gzip, zstd), text and parquet, one at a time."""
+"""Documents from files, one at a time: JSON lines and text (plain, gzip, zstd), parquet, Arrow, ArrayRecord.
+
+A file of JSON lines or of parquet can be read in parts, so that several workers share a large one.
+"""
 
 import glob
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import zstandard
 
 from vtune_jax.errors import UserError
+
+Span = tuple[int, int]
+"""Bytes of a file of JSON lines, or row groups of a parquet file."""
 
 
 class Reader:
@@ -28,15 +34,19 @@ class Reader:
         self._skip_bad = skip_bad
         self.skipped = 0
 
-    def read(self, path: Path) -> Iterator[str]:
+    def read(self, path: Path, span: Span | None = None) -> Iterator[str]:
         """The documents of one file.
+
+        Args:
+            path: of the file.
+            span: only this part of it, from `spans`.
 
         Raises:
             UserError: a document, or the whole file, that cannot be read, with file and line.
         """
         suffix = _suffix(path)
         try:
-            yield from READERS[suffix](self, path)
+            yield from READERS[suffix](self, path) if span is None else _IN_PARTS[suffix][1](self, path, span)
         except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
             raise UserError(f"{path} is damaged ({error})", "fetch or compress it again") from error
 
@@ -72,6 +82,19 @@ class Reader:
             return None
         return text
 
+    def _json_lines_within(self, path: Path, span: Span) -> Iterator[str]:
+        first, last = span
+        with path.open("rb") as file:
+            if first:
+                # A line belongs to the part in which it begins.
+                file.seek(first - 1)
+                file.readline()
+            while (at := file.tell()) < last and (line := file.readline()):
+                if line.strip():
+                    text = self._json_text(line, f"{path}, the line at byte {at:,}")
+                    if text is not None:
+                        yield text
+
     def _text(self, path: Path) -> Iterator[str]:
         with _binary(path) as file:
             content = file.read()
@@ -80,30 +103,87 @@ class Reader:
         except UnicodeDecodeError as error:
             self._bad(str(path), f"not UTF-8 (byte {error.start + 1})", "convert the file to UTF-8")
 
-    def _parquet(self, path: Path) -> Iterator[str]:
+    def _parquet(self, path: Path, span: Span | None = None) -> Iterator[str]:
         import pyarrow
         import pyarrow.parquet
 
         try:
             file = pyarrow.parquet.ParquetFile(path)
-            columns = file.schema_arrow.names
-            if self._text_field not in columns:
-                raise UserError(
-                    f"{path}: no column '{self._text_field}'; found {', '.join(map(repr, columns))}",
-                    "set text_field to the right name",
-                )
-            row = 0
-            for batch in file.iter_batches(columns=[self._text_field]):
-                for value in batch.column(0).to_pylist():
-                    row += 1
-                    if isinstance(value, str):
-                        yield value
-                    else:
-                        problem = f"column '{self._text_field}' is no string but {value!r:.40}"
-                        self._bad(f"{path}, row {row}", problem, "set text_field to a text column")
+            self._assert_column(path, file.schema_arrow.names)
+            groups = list(range(*span) if span else range(file.num_row_groups))
+            before = sum(file.metadata.row_group(group).num_rows for group in range(groups[0])) if groups else 0
+            batches = file.iter_batches(batch_size=1024, row_groups=groups, columns=[self._text_field])
+            yield from self._column(path, batches, before)
         except pyarrow.ArrowException as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no readable parquet file ({reason})", "write it again") from error
+
+    def _arrow(self, path: Path) -> Iterator[str]:
+        """Arrow's stream form, which Hugging Face's datasets write, or its file form."""
+        import pyarrow
+
+        try:
+            with pyarrow.memory_map(str(path)) as memory:
+                try:
+                    reader = pyarrow.ipc.open_stream(memory)
+                    batches: Iterable[Any] = reader
+                except pyarrow.ArrowInvalid:
+                    reader = pyarrow.ipc.open_file(memory)
+                    batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+                self._assert_column(path, reader.schema.names)
+                yield from self._column(path, (batch.select([self._text_field]) for batch in batches), 0)
+        except pyarrow.ArrowException as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} is no readable Arrow file ({reason})", "write it again") from error
+
+    def _array_record(self, path: Path) -> Iterator[str]:
+        """Records of UTF-8 text, or of JSON objects that have the text field."""
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        try:
+            reader = ArrayRecordReader(str(path))
+            count = reader.num_records()
+            for first in range(0, count, 256):
+                for number, record in enumerate(reader.read(first, min(first + 256, count)), start=first + 1):
+                    text = self._record_text(record, f"{path}, record {number:,}")
+                    if text is not None:
+                        yield text
+        except (RuntimeError, IndexError) as error:
+            raise UserError(f"{path} is damaged ({error!s:.160})", "write it again") from error
+        if not count:
+            raise UserError(f"{path} holds no record; it is empty or cut off", "write it again")
+
+    def _record_text(self, record: bytes, where: str) -> str | None:
+        try:
+            text = record.decode("utf-8")
+        except UnicodeDecodeError as error:
+            self._bad(where, f"neither text nor JSON (byte {error.start + 1})", "store documents as UTF-8 text")
+            return None
+        if text.startswith("{"):
+            try:
+                found = json.loads(text)
+            except json.JSONDecodeError:
+                return text
+            if isinstance(found, dict):
+                return self._json_text(record, where)
+        return text
+
+    def _assert_column(self, path: Path, columns: list[str]) -> None:
+        if self._text_field not in columns:
+            raise UserError(
+                f"{path}: no column '{self._text_field}'; found {', '.join(map(repr, columns))}",
+                "set text_field to the right name",
+            )
+
+    def _column(self, path: Path, batches: Iterable[Any], row: int) -> Iterator[str]:
+        for batch in batches:
+            for value in batch.column(0).to_pylist():
+                row += 1
+                if isinstance(value, str):
+                    yield value
+                else:
+                    problem = f"column '{self._text_field}' is no string but {value!r:.40}"
+                    self._bad(f"{path}, row {row}", problem, "set text_field to a text column")
 
 
 READERS: dict[str, Callable[[Reader, Path], Iterator[str]]] = {
@@ -114,6 +194,43 @@ READERS: dict[str, Callable[[Reader, Path], Iterator[str]]] = {
     ".txt.gz": Reader._text,
     ".txt.zst": Reader._text,
     ".parquet": Reader._parquet,
+    ".arrow": Reader._arrow,
+    ".array_record": Reader._array_record,
+    ".arrayrecord": Reader._array_record,
+}
+SPAN_BYTES = 64 << 20
+"""Files larger than this are read in parts of about this size, where their format allows it."""
+
+
+def spans(path: Path, size: int = SPAN_BYTES) -> list[Span | None]:
+    """The parts that a file can be read in; `[None]`: only as a whole."""
+    suffix = _suffix(path)
+    if path.stat().st_size <= size or suffix not in _IN_PARTS:
+        return [None]
+    return list(_IN_PARTS[suffix][0](path, size))
+
+
+def _byte_spans(path: Path, size: int) -> list[Span]:
+    whole = path.stat().st_size
+    return [(first, min(first + size, whole)) for first in range(0, whole, size)]
+
+
+def _group_spans(path: Path, size: int) -> list[Span]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        groups = pyarrow.parquet.ParquetFile(path).num_row_groups
+    except pyarrow.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is no readable parquet file ({reason})", "write it again") from error
+    each = max(1, groups * size // path.stat().st_size)
+    return [(first, min(first + each, groups)) for first in range(0, groups, each)]
+
+
+_IN_PARTS: dict[str, tuple[Callable[[Path, int], list[Span]], Callable[[Reader, Path, Span], Iterator[str]]]] = {
+    ".jsonl": (_byte_spans, Reader._json_lines_within),
+    ".parquet": (_group_spans, Reader._parquet),
 }
 
 
@@ -129,13 +246,25 @@ def files_of(source: str, domain: str) -> list[Path]:
         if _suffix(path) not in READERS:
             raise UserError(f"domain '{domain}': {path} has an unknown format", f"use one of {supported}")
         return [path]
-    if path.is_dir():
+    if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
+        found = _data_files(path)
+    elif path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.is_file() and _suffix(file) in READERS)
     else:
         found = sorted(Path(match) for match in glob.glob(source, recursive=True) if _suffix(Path(match)) in READERS)
     if not found:
         what = "holds no file that can be read" if path.is_dir() else "does not exist"
         raise UserError(f"domain '{domain}': {source} {what}", f"give a file, folder or glob of {supported}")
+    return found
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """Those of a Hugging Face dataset saved to disk; caches that lie beside them are no part of it."""
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    found = [folder / entry["filename"] for entry in state.get("_data_files", [])]
+    missing = [file for file in found if not file.is_file()]
+    if missing:
+        raise UserError(f"the dataset {folder} lacks its file {missing[0].name}", "save it to disk again")
     return found
 
 

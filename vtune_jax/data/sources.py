@@ -16,7 +16,8 @@ from vtune_jax.errors import UserError
 CHECK_BYTES = 1 << 16
 """Bytes of a token file behind each of its checksums. A page fault maps as many, so checking touches no more."""
 
-_RECORD_TOKENS = 1 << 15
+RECORD_TOKENS = 1 << 15
+"""Tokens per record of a shard."""
 
 
 class TokenSource(Protocol):
@@ -42,7 +43,15 @@ class MappedTokens:
     """A file of tokens, memory-mapped, each stretch compared with its checksum when it is first touched."""
 
     def __init__(
-        self, path: Path, dtype: np.dtype, *, name: str, checks: np.ndarray | None = None, patience: float = 30.0
+        self,
+        path: Path,
+        dtype: np.dtype,
+        *,
+        name: str,
+        checks: np.ndarray | None = None,
+        first: int = 0,
+        count: int | None = None,
+        patience: float = 30.0,
     ) -> None:
         """Maps the file.
 
@@ -50,12 +59,15 @@ class MappedTokens:
             path: of raw tokens (`.bin`) or of a one-dimensional `.npy`.
             dtype: of the tokens, for raw ones.
             name: of the domain, for messages.
-            checks: CRC-32 of each `CHECK_BYTES`; None trusts the file.
+            checks: CRC-32 of each `CHECK_BYTES` of all its tokens; None trusts the file.
+            first: of the file's tokens that belongs to this source.
+            count: how many do; None: all from `first` on.
             patience: seconds to wait for a file that has vanished (a network mount, for instance) to come back.
         """
         self.path, self.name, self.patience = path, name, patience
         array = np.load(path, mmap_mode="r") if path.suffix == ".npy" else np.memmap(path, dtype, "r")
-        self.array, self.dtype = array, array.dtype
+        self._all, self._first = array, first
+        self.array, self.dtype = array[first : None if count is None else first + count], array.dtype
         self._size = path.stat().st_size
         self._checks = checks
         self._sound = np.zeros(0 if checks is None else len(checks), bool)
@@ -63,7 +75,9 @@ class MappedTokens:
 
     def __reduce__(self) -> Any:
         # A memory map would be pickled as all of its content.
-        return _reopened, (self.path, self.dtype, self.name, self._checks, self.patience)
+        options = {"name": self.name, "checks": self._checks, "patience": self.patience}
+        extent = {"first": self._first, "count": len(self.array)}
+        return _reopened, (self.path, self.dtype, {**options, **extent})
 
     def __len__(self) -> int:
         return len(self.array)
@@ -106,7 +120,7 @@ class MappedTokens:
         if not self._unseen:
             return
         width = self.dtype.itemsize
-        start = start.astype(np.int64) * width
+        start = (start.astype(np.int64) + self._first) * width
         first, last = start // CHECK_BYTES, (start + np.asarray(tokens) * width - 1) // CHECK_BYTES
         for ahead in range(int((last - first).max(initial=-1)) + 1):
             place = np.minimum(first + ahead, last)
@@ -118,7 +132,7 @@ class MappedTokens:
         assert self._checks is not None
         per_check = CHECK_BYTES // self.dtype.itemsize
         for place in places.tolist():
-            held = self.array[place * per_check : (place + 1) * per_check]
+            held = self._all[place * per_check : (place + 1) * per_check]
             if zlib.crc32(held.view(np.uint8).data) != self._checks[place]:
                 raise UserError(
                     f"the tokens of domain '{self.name}' are damaged: {self.path}, bytes {place * CHECK_BYTES:,} to "
@@ -130,7 +144,7 @@ class MappedTokens:
 
     def release(self) -> None:
         """Lets the pages read so far go from the process; they stay in the system's page cache."""
-        memory = getattr(self.array, "_mmap", None)
+        memory = getattr(self._all, "_mmap", None)
         if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
             memory.madvise(mmap.MADV_DONTNEED)
 
@@ -149,7 +163,7 @@ class RecordTokens:
         dtype: np.dtype,
         *,
         name: str,
-        record_tokens: int = _RECORD_TOKENS,
+        record_tokens: int = RECORD_TOKENS,
         patience: float = 30.0,
     ) -> None:
         """Opens nothing yet: readers are opened when needed, in each worker.
@@ -227,7 +241,7 @@ class RecordTokens:
 
 
 def write_records(
-    path: str, tokens: Iterable[np.ndarray], dtype: np.dtype, *, record_tokens: int = _RECORD_TOKENS
+    path: str, tokens: Iterable[np.ndarray], dtype: np.dtype, *, record_tokens: int = RECORD_TOKENS
 ) -> int:
     """Writes one ArrayRecord shard of tokens, uncompressed; returns how many tokens there were."""
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -247,17 +261,15 @@ def write_records(
     return total
 
 
-def checksums(path: Path) -> np.ndarray:
-    """CRC-32 of each `CHECK_BYTES` of a file."""
-    sums = []
-    with path.open("rb") as file:
-        while held := file.read(CHECK_BYTES):
-            sums.append(zlib.crc32(held))
-    return np.array(sums, np.uint32)
+def checksums(tokens: np.ndarray) -> np.ndarray:
+    """CRC-32 of each `CHECK_BYTES` of an array of tokens."""
+    each = CHECK_BYTES // tokens.dtype.itemsize
+    parts = (tokens[start : start + each] for start in range(0, len(tokens), each))
+    return np.array([zlib.crc32(part.view(np.uint8).data) for part in parts], np.uint32)
 
 
-def _reopened(path: Path, dtype: np.dtype, name: str, checks: np.ndarray | None, patience: float) -> MappedTokens:
-    return MappedTokens(path, dtype, name=name, checks=checks, patience=patience)
+def _reopened(path: Path, dtype: np.dtype, options: dict[str, Any]) -> MappedTokens:
+    return MappedTokens(path, dtype, **options)
 
 
 def _size(path: Path) -> int:

@@ -4,19 +4,22 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from vtune_jax.data.sources import MappedTokens, RecordTokens, checksums
+from vtune_jax.data.sources import MappedTokens, RecordTokens
 from vtune_jax.errors import UserError
 
+SCHEMA_VERSION = 2
+"""Of the prepared folder."""
 END_OF_TEXT = "<|endoftext|>"
 _BATCH_DOCUMENTS = 256
+_VERIFIED_AT_ONCE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,7 @@ class TokenizerConfig:
 
     vocab_size: int = 2048  # of the trained one, special token and the 256 bytes included
     file: str = ""  # a tokenizer.json to use instead
+    train_bytes: int = 64 << 20  # most text it is trained on
 
     def __post_init__(self) -> None:
         if self.vocab_size < 257:
@@ -69,45 +73,36 @@ def dtype_of(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
 
 
-@dataclasses.dataclass(frozen=True)
-class TokenFile:
-    """A written file of tokens."""
+def encode(
+    texts: Iterable[str], sides: Iterable[int], outs: Mapping[int, BinaryIO], tokenizer: Tokenizer
+) -> dict[int, dict[str, int]]:
+    """Writes documents one after another, each followed by the end-of-text token; memory does not grow with them.
 
-    file: str  # relative to the prepared folder
-    documents: int
-    tokens: int
-    bytes: int  # of the text
-    sha256: str
+    Args:
+        texts: the documents.
+        sides: of each, which of the files it goes to; none where it has no file.
+        outs: the files.
+        tokenizer: to encode with.
 
-
-def write_tokens(folder: Path, file: str, documents: Iterable[str], tokenizer: Tokenizer) -> TokenFile:
-    """Writes documents one after another, each followed by the end-of-text token; memory does not grow with them."""
+    Returns:
+        for each file its documents, tokens, and bytes of text.
+    """
     # A document that spells out the end-of-text token must not end there.
     tokenizer.encode_special_tokens = True
     end = tokenizer.token_to_id(END_OF_TEXT)
     dtype = dtype_of(tokenizer.get_vocab_size())
-    digest = hashlib.sha256()
-    written = count = size = 0
-    path = folder / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as out:
-        for batch in in_batches(documents, _BATCH_DOCUMENTS):
-            encoded = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-            ids = np.concatenate([np.array([*entry.ids, end], dtype) for entry in encoded]).tobytes()
-            out.write(ids)
-            digest.update(ids)
-            written += len(ids) // dtype.itemsize
-            count += len(batch)
-            size += sum(len(text.encode()) for text in batch)
-    checksums(path).tofile(path.with_suffix(".crc32"))
-    return TokenFile(file, count, written, size, digest.hexdigest())
-
-
-def in_batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Lists of up to `size` items."""
-    remaining = iter(items)
-    while batch := list(islice(remaining, size)):
-        yield batch
+    counts = {side: {"documents": 0, "tokens": 0, "bytes": 0} for side in outs}
+    kept = ((text, side) for text, side in zip(texts, sides, strict=True) if side in outs)
+    while batch := list(islice(kept, _BATCH_DOCUMENTS)):
+        encoded = tokenizer.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
+        for (text, side), entry in zip(batch, encoded, strict=True):
+            ids = np.array([*entry.ids, end], dtype)
+            outs[side].write(ids.tobytes())
+            count = counts[side]
+            count["documents"] += 1
+            count["tokens"] += len(ids)
+            count["bytes"] += len(text.encode())
+    return counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,18 +136,23 @@ class PreparedCorpus:
         if not path.is_file():
             raise UserError(f"{folder} holds no prepared corpus", "run `vtune-jax prepare` first")
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(f"{folder} was prepared by another version", "delete that folder and prepare again")
         fix = "delete that folder and prepare again"
         if sha256(folder / "tokenizer.json") != manifest["tokenizer_sha256"]:
             raise UserError(f"the tokenizer in {folder} is not the one its tokens were made with", fix)
         width = np.dtype(manifest["dtype"]).itemsize
-        for entry in (part for domain in manifest["domains"] for part in (domain["train"], domain["heldout"])):
-            file = folder / entry["file"]
-            have = file.stat().st_size if file.is_file() else 0
-            if have != entry["tokens"] * width:
-                raise UserError(f"{file} has {have} bytes, the manifest says {entry['tokens'] * width}", fix)
-            if verify and sha256(file) != entry["sha256"]:
-                raise UserError(f"{file} is not the file that the manifest names (its hash differs)", fix)
-        return cls(folder, manifest)
+        corpus = cls(folder, manifest)
+        for domain in manifest["domains"]:
+            for entry in (domain["train"], domain["heldout"]):
+                for part in entry.get("shards", [entry]):
+                    _assert_file(folder / part["file"], part, None if "shards" in entry else width, fix, verify)
+            if verify:
+                prepared = corpus.domain(domain["name"], patience=0)
+                for source in (prepared.train, prepared.heldout):
+                    for start in range(0, len(source), _VERIFIED_AT_ONCE):
+                        source.slice(start, min(start + _VERIFIED_AT_ONCE, len(source)))
+        return corpus
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -191,9 +191,32 @@ class PreparedCorpus:
         return PreparedDomain(name, *parts)
 
     def _source(self, name: str, entry: dict[str, Any], patience: float) -> MappedTokens | RecordTokens:
-        path, dtype = self.folder / entry["file"], np.dtype(self.manifest["dtype"])
-        checks = np.fromfile(path.with_suffix(".crc32"), np.uint32)
-        return MappedTokens(path, dtype, name=name, checks=checks, patience=patience)
+        dtype = np.dtype(self.manifest["dtype"])
+        if "shards" in entry:
+            paths = [str(self.folder / shard["file"]) for shard in entry["shards"]]
+            counts = [shard["tokens"] for shard in entry["shards"]]
+            record = entry["record_tokens"]
+            return RecordTokens(paths, counts, dtype, name=name, record_tokens=record, patience=patience)
+        # A file of the user's own is named by its whole path, and may hold both sides.
+        path = self.folder / entry["file"]
+        checks = np.fromfile(self.folder / entry.get("checks", Path(entry["file"]).with_suffix(".crc32")), np.uint32)
+        first, count = entry.get("first", 0), entry["tokens"]
+        return MappedTokens(path, dtype, name=name, checks=checks, first=first, count=count, patience=patience)
+
+
+def _assert_file(path: Path, entry: dict[str, Any], width: int | None, fix: str, verify: bool) -> None:
+    """Whether a file is the one of the manifest: its length, and if asked for its hash."""
+    have = path.stat().st_size if path.is_file() else 0
+    if "length" in entry:
+        least = entry["length"] * (width or 1)
+        if not least <= have <= least + 4096:
+            raise UserError(f"{path} has {have} bytes, the manifest says {least} of tokens", fix)
+    elif width and have != entry["tokens"] * width:
+        raise UserError(f"{path} has {have} bytes, the manifest says {entry['tokens'] * width}", fix)
+    elif not have:
+        raise UserError(f"{path} is missing or empty", fix)
+    if verify and "sha256" in entry and sha256(path) != entry["sha256"]:
+        raise UserError(f"{path} is not the file that the manifest names (its hash differs)", fix)
 
 
 def sha256(path: Path) -> str:

@@ -41,6 +41,7 @@ class RunFolder:
             UserError: the folder belongs to another experiment, holds something else, or is not writable.
         """
         self.path = folder
+        self._hashes: dict[str, list[Any]] | None = None
         owner = folder / "experiment.json"
         if owner.exists():
             other = json.loads(owner.read_text(encoding="utf-8"))["name"]
@@ -79,6 +80,21 @@ class RunFolder:
                     f"another process is running in {self.path}", "wait for it, or give another --run-folder"
                 ) from error
             yield
+
+    def hashed(self, path: Path) -> str:
+        """The SHA-256 of a file's content, remembered as long as its length and time of change stay the same."""
+        known_file = self.path / "hashes.json"
+        if self._hashes is None:
+            self._hashes = read_json(known_file) if known_file.exists() else {}
+        stat = path.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        found = self._hashes.get(str(path.absolute()))
+        if found is None or found[:2] != stamp:
+            with path.open("rb") as file:
+                found = [*stamp, hashlib.file_digest(file, "sha256").hexdigest()]
+            self._hashes[str(path.absolute())] = found
+            write_json(known_file, self._hashes)
+        return found[2]
 
     def stage(self, name: str, key: dict[str, Any], work: Callable[[Path], None]) -> Stage:
         """Does the work unless it is done.

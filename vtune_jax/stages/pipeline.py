@@ -4,6 +4,8 @@ Each property does its stage and, before it, every stage it builds on; finished 
 """
 
 import dataclasses
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from jaxtyping import PyTree
 
 from vtune_jax import settings
 from vtune_jax.config import ExperimentConfig, MethodConfig
-from vtune_jax.data import corpus
+from vtune_jax.data.corpus import corpus_fingerprint
+from vtune_jax.data.prepare import prepare
 from vtune_jax.data.tokens import PreparedCorpus
+from vtune_jax.data.work import WorkEngine
 from vtune_jax.errors import UserError
 from vtune_jax.progress import Progress
 from vtune_jax.report.page import write_page
@@ -30,10 +34,20 @@ from vtune_jax.stages.training import Lab, Streams, heldout_rows
 class Pipeline:
     """One experiment in one run folder."""
 
-    def __init__(self, config: ExperimentConfig, folder: Path, progress: Progress) -> None:
-        """Opens the run folder and writes the resolved config into it; nothing is computed yet."""
+    def __init__(
+        self, config: ExperimentConfig, folder: Path, progress: Progress, *, work_engine: WorkEngine = "local"
+    ) -> None:
+        """Opens the run folder and writes the resolved config into it; nothing is computed yet.
+
+        Args:
+            config: of the experiment.
+            folder: of the run.
+            progress: told what happens.
+            work_engine: who prepares the corpora; the result is the same.
+        """
         self.config = config
         self.progress = progress
+        self.work_engine: WorkEngine = work_engine
         self.run_folder = RunFolder(folder, config.name)
         write_text(folder / "config.toml", settings.dumps(config))
 
@@ -42,14 +56,10 @@ class Pipeline:
         """Corpora to token files."""
         self.progress.stage("prepare", "corpora to tokens")
         config, mixture = self.config.corpus, self.config.mixture
-        key: dict[str, Any] = {"corpus": corpus.corpus_fingerprint(config)}
+        key: dict[str, Any] = {"corpus": corpus_fingerprint(config, self.run_folder.hashed)}
         if not config.tokenizer.file:
             key["prior"] = [mixture.weights, mixture.power, mixture.unimax_epochs]
-        return self.run_folder.stage(
-            "prepare",
-            key,
-            lambda folder: corpus.prepare(config, folder, prior=mixture.prior, report=self.progress.note),
-        )
+        return self.run_folder.stage("prepare", key, self._prepare)
 
     @cached_property
     def prepared(self) -> PreparedCorpus:
@@ -166,6 +176,24 @@ class Pipeline:
         heldout = [heldout_rows(data.rows_of(d.heldout, end), data.heldout_rows, d.name) for d in domains]
         stacked = {name: np.stack([rows[name] for rows in heldout]) for name in heldout[0]}
         return Streams(stores=stores, heldout=stacked)
+
+    def _prepare(self, folder: Path) -> None:
+        with ExitStack() as stack:
+            bars: dict[str, Callable[[int, int], None]] = {}
+
+            def advance(title: str, done: int, total: int) -> None:
+                if title not in bars:
+                    bars[title] = stack.enter_context(self.progress.megabytes(title, total))
+                bars[title](done, total)
+
+            prepare(
+                self.config.corpus,
+                folder,
+                prior=self.config.mixture.prior,
+                report=self.progress.note,
+                advance=advance,
+                engine=self.work_engine,
+            )
 
     def _pretrain(self, folder: Path) -> None:
         pretrain = self.config.pretrain

@@ -1,0 +1,86 @@
+"""Independent tasks done here, by all cores, or by a Ray cluster: the same results from each."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, Literal, TypeVar
+
+from vtune_jax.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+WorkEngine = Literal["local", "ray"]
+
+
+def do_all(
+    function: Callable[[Task], Result], tasks: Sequence[Task], *, engine: WorkEngine = "local", workers: int = 1
+) -> Iterator[tuple[int, Result]]:
+    """Results with their tasks' numbers, as they come.
+
+    Args:
+        function: of one task; named, so that other processes find it. Its results must not depend on who calls it.
+        tasks: what it is called with.
+        engine: processes of this machine, or Ray's workers (`RAY_ADDRESS` names a running cluster), which must see the
+            same files.
+        workers: processes; 1 works in this one. Ray decides for itself.
+
+    Raises:
+        UserError: from a task; the others are dropped.
+    """
+    if engine == "ray":
+        yield from _by_ray(function, tasks)
+    elif workers <= 1 or len(tasks) <= 1:
+        for number, task in enumerate(tasks):
+            yield number, function(task)
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_one_core) as pool:
+            try:
+                futures = {pool.submit(function, task): number for number, task in enumerate(tasks)}
+                for done in as_completed(futures):
+                    yield futures[done], done.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _one_core() -> None:
+    # Each process has its own task: the tokenizer's threads would only get in each other's way.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _by_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--engine ray needs Ray, which is not installed", "pip install 'vtune-jax[ray]'") from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
+
+    @ray.remote(num_cpus=1)
+    def run(task: Task) -> Result:
+        _one_core()
+        return function(task)
+
+    # A few per worker at a time: a million tasks would fill the driver's memory.
+    limit = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting = list(enumerate(tasks))[::-1]
+    running: dict[Any, int] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                number, task = waiting.pop()
+                running[run.remote(task)] = number
+            done, _ = ray.wait(list(running), num_returns=1)
+            yield running.pop(done[0]), _got(ray, done[0])
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=False)
+
+
+def _got(ray: Any, reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        # Ray wraps what a task raises; the user's mistake is inside.
+        raise error.cause if isinstance(error.cause, UserError) else error from error
