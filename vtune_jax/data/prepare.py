@@ -56,7 +56,7 @@ from vtune_jax.errors import UserError
 
 SIDES = ("train", "heldout")
 
-_COPY_BYTES = 1 << 24
+_COPY_BYTES = 1 << 21
 
 
 def prepare(
