@@ -8,11 +8,12 @@ import numpy as np
 
 from vtune_jax import settings
 from vtune_jax.data.corpus import CorpusConfig
+from vtune_jax.data.mapped import MappedTokens
 from vtune_jax.data.packing import PackedRows
 from vtune_jax.data.plan import Allocation
 from vtune_jax.data.reader import Workers
 from vtune_jax.data.rows import BlockRows, RowStore, TokenRows
-from vtune_jax.data.sources import MappedTokens, RecordTokens
+from vtune_jax.data.sources import RecordTokens
 from vtune_jax.errors import UserError
 from vtune_jax.fits.targets import Policy
 from vtune_jax.models import DecoderConfig

@@ -129,10 +129,10 @@ def damage(out, kind):
     if kind == "tokenizer":
         (out.folder / "tokenizer.json").write_text("{}")
     elif kind == "short":
-        path = out.folder / "train" / "a.bin"
+        path = out.folder / "train.bin"
         path.write_bytes(path.read_bytes()[:-2])
     elif kind == "changed":
-        path = out.folder / "train" / "a.bin"
+        path = out.folder / "train.bin"
         path.write_bytes(path.read_bytes()[:-2] + b"\1\0")
     else:
         (out.folder / "manifest.json").unlink()
@@ -142,8 +142,8 @@ def damage(out, kind):
     ("kind", "message"),
     [
         ("tokenizer", "is not the one its tokens were made with"),
-        ("short", r"a.bin has \d+ bytes, the manifest says"),
-        ("changed", "its hash differs"),
+        ("short", r"train.bin has \d+ bytes, the manifest says"),
+        ("changed", "are damaged: .*train.bin, bytes 0 to"),
         ("manifest", "holds no prepared corpus"),
     ],
 )

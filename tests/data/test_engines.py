@@ -15,6 +15,7 @@ import pytest
 from vtune_jax.core.simplex import to_quota
 from vtune_jax.data.device_engine import build_table, draw
 from vtune_jax.data.grain_engine import MixtureIterator
+from vtune_jax.data.mapped import MappedTokens, TokenMap
 from vtune_jax.data.packing import PackedRows
 from vtune_jax.data.plan import PlanSpec, start_cursor
 from vtune_jax.data.rows import BlockRows, TokenRows
@@ -387,21 +388,20 @@ def test_a_lag_outside_the_interval_is_refused():
         iterator(lag=10)
 
 
-def test_memory_maps_are_let_go_when_more_than_allowed_has_been_touched(monkeypatch):
+def test_large_memory_maps_are_let_go_when_more_than_allowed_has_been_touched(monkeypatch, tmp_path):
     released = []
-
-    class Mapped(TokenRows):
-        mapped_bytes = 1 << 40
-
-        def release(self):
-            released.append(self.name)
-
-    mapped = [Mapped(store.tokens, LENGTH, name=store.name) for store in stores()]
+    monkeypatch.setattr("vtune_jax.data.reader.LARGE_BYTES", 0)
+    monkeypatch.setattr(TokenMap, "release", lambda file: released.append(file.path.name))
+    mapped = []
+    for store in stores():
+        path = tmp_path / f"{store.name}.bin"
+        store.tokens.tofile(path)
+        mapped.append(TokenRows(MappedTokens.open(path, np.dtype(np.uint16), name=store.name), LENGTH))
     made = MixtureIterator.of(mapped, [0.25] * 4, batch=64, interval=1000)
-    # Each row counts as one fault of 64 KiB: 1,536 of them are the 96 MiB.
-    for _ in range(16 * 5):
+    # Each row counts as one fault of 64 KiB: 1,536 of them are the 96 MiB, and reads are of 64 steps here.
+    for _ in range(65):
         next(made)
-    assert released == [store.name for store in stores()] * 2
+    assert released == [f"{store.name}.bin" for store in stores()] * 2
 
 
 def test_quotas_that_do_not_sum_to_one_are_refused():

@@ -1,12 +1,15 @@
 import concurrent.futures
+import itertools
 import pickle
 
 import numpy as np
 import pytest
 
+from vtune_jax.data.mapped import CHECK_BYTES, MappedTokens, TokenMap, checksums
 from vtune_jax.data.packing import PackedRows, best_fit, pieces
+from vtune_jax.data.reader import Reader
 from vtune_jax.data.rows import BlockRows, RowStore, TokenRows
-from vtune_jax.data.sources import CHECK_BYTES, MappedTokens, RecordTokens, checksums, write_records
+from vtune_jax.data.sources import RecordTokens, write_records
 from vtune_jax.errors import UserError
 
 LENGTH = 16
@@ -23,7 +26,7 @@ def every_row(store):
 def mapped(tmp_path, array, **options):
     path = tmp_path / "tokens.bin"
     array.tofile(path)
-    return MappedTokens(path, array.dtype, name="manuals", checks=checksums(array), **options)
+    return MappedTokens.open(path, array.dtype, name="manuals", checks=checksums(array), **options)
 
 
 def shards(tmp_path, array, cuts=(1700, 3100), record_tokens=128, **options):
@@ -94,13 +97,14 @@ def test_stores_travel_to_other_processes_without_their_tokens(tmp_path):
 def test_a_changed_byte_is_found_when_its_stretch_is_read_and_names_domain_file_and_offset(tmp_path, width):
     array = tokens(3 * CHECK_BYTES // width).astype(f"<u{width}")
     source = mapped(tmp_path, array)
-    held = bytearray(source.path.read_bytes())
+    path = source.file.path
+    held = bytearray(path.read_bytes())
     held[CHECK_BYTES + 1234] ^= 1
-    source.path.write_bytes(held)
-    store = TokenRows(MappedTokens(source.path, array.dtype, name="manuals", checks=source._checks), LENGTH)
+    path.write_bytes(held)
+    store = TokenRows(MappedTokens.open(path, array.dtype, name="manuals", checks=checksums(array)), LENGTH)
     assert store.read(np.array([0, 3], np.uint32))["tokens"].shape == (2, LENGTH + 1)
     per_row = LENGTH * width
-    message = rf"'manuals' are damaged: .*tokens.bin, bytes {CHECK_BYTES:,} to {2 * CHECK_BYTES:,} differ"
+    message = rf"'manuals' are damaged: .*tokens.bin, bytes {CHECK_BYTES:,} to {2 * CHECK_BYTES:,} of its"
     # The last row of the first stretch ends in the second.
     for row in (CHECK_BYTES // per_row - 1, (CHECK_BYTES + 5000) // per_row):
         with pytest.raises(UserError, match=message):
@@ -111,19 +115,20 @@ def test_a_changed_byte_is_found_when_its_stretch_is_read_and_names_domain_file_
 def test_each_stretch_is_compared_once(tmp_path, monkeypatch):
     source = mapped(tmp_path, tokens(3 * CHECK_BYTES))
     store, compared = TokenRows(source, LENGTH), []
-    inner = source._compare
-    monkeypatch.setattr(source, "_compare", lambda places: (compared.extend(places.tolist()), inner(places)))
+    inner = source.file._compare
+    monkeypatch.setattr(source.file, "_compare", lambda places, start: (compared.extend(places), inner(places, start)))
     for _ in range(3):
         store.read(every_row(store))
     assert sorted(compared) == list(range(6))
 
 
-def test_a_file_that_vanishes_is_waited_for_and_then_told(tmp_path):
-    source = mapped(tmp_path, tokens(), patience=0.3)
-    store = TokenRows(source, LENGTH)
+def test_a_file_that_vanishes_is_waited_for_and_then_told(tmp_path, monkeypatch):
+    source = mapped(tmp_path, tokens(), patience=0.3).file
+    store = TokenRows(MappedTokens(source, name="manuals"), LENGTH)
     store.read(every_row(store))
     hidden = source.path.with_name("away")
     source.path.rename(hidden)
+    monkeypatch.setattr("vtune_jax.data.mapped._LOOK_EVERY_S", 0.0)
     with pytest.raises(UserError, match=r"the tokens of domain 'manuals' are lost: .*tokens.bin has vanished"):
         store.read(every_row(store))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -138,6 +143,34 @@ def test_a_file_that_vanishes_is_waited_for_and_then_told(tmp_path):
     source.patience = 0.1
     with pytest.raises(UserError, match="has shrunk from 10,000 to 100 bytes"):
         store.read(every_row(store))
+
+
+def test_domains_of_one_file_are_read_by_one_gather_and_told_apart(tmp_path):
+    array = tokens(3 * CHECK_BYTES)
+    path = tmp_path / "all.bin"
+    array.tofile(path)
+    file = TokenMap(path, array.dtype, checks=checksums(array))
+    cuts = [0, 70_000, 110_000, len(array)]
+    sections = [
+        MappedTokens(file, name=f"d{index}", first=first, count=last - first)
+        for index, (first, last) in enumerate(itertools.pairwise(cuts))
+    ]
+    shared = Reader([TokenRows(section, LENGTH) for section in sections])
+    apart = Reader([TokenRows(section.array, LENGTH) for section in sections])
+    rng = np.random.default_rng(0)
+    domain = rng.integers(0, 3, 500).astype(np.int32)
+    row = (rng.random(500) * np.array([len(store) for store in apart.stores])[domain]).astype(np.uint32)
+    np.testing.assert_array_equal(shared.read(domain, row)["tokens"], apart.read(domain, row)["tokens"])
+    assert shared._one
+    assert not apart._one
+    with pytest.raises(IndexError, match="a row past the end was asked for"):
+        shared.read(np.array([0], np.int32), np.array([70_000 // LENGTH], np.uint32))
+    array[90_000] ^= 1
+    array.tofile(path)
+    again = pickle.loads(pickle.dumps(shared))
+    with pytest.raises(UserError, match="domain 'd1' are damaged"):
+        again.read(np.array([1], np.int32), np.array([20_000 // LENGTH], np.uint32))
+    again.read(np.array([2], np.int32), np.array([2000], np.uint32))
 
 
 def test_damaged_and_lost_shards_are_told_with_their_records(tmp_path):

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import grain
@@ -12,25 +12,26 @@ import numpy as np
 from vtune_jax.core.simplex import QUOTA_ONE, to_quota
 from vtune_jax.core.types import Cursor
 from vtune_jax.data.allocation import rows_left
+from vtune_jax.data.permutation import OrderCache
 from vtune_jax.data.plan import Plan, PlanSpec, at, blocks_ahead, fingerprint, plan_steps, start_cursor
 from vtune_jax.data.reader import Pool, Reader, Workers
-from vtune_jax.data.rows import Rows, RowStore
+from vtune_jax.data.rows import RowStore
 
 State = dict[str, Any]
 
-FIRST_CHUNK = 16
-"""Most steps planned and read at once right after new weights, so that the first of them does not wait long."""
-
-CHUNK_ROWS = 1024
-"""Most rows read at once: what they hold in memory, and how long they take, stays small."""
+PLAN_ROWS = 1 << 13
+"""Most rows planned at once."""
+READ_BYTES = 1 << 18
+"""About how much is read at once: it stays in the processor's cache while it is put in order."""
 
 
 class _Chunk(NamedTuple):
-    """Consecutive steps, planned and being read."""
+    """Consecutive steps of a plan that are read together."""
 
     plan: Plan
+    first: int  # of the plan's steps
     steps: int
-    rows: "Future[Rows]"
+    rows: Any  # a future of them
 
 
 class MixtureIterator(grain.DatasetIterator):
@@ -80,6 +81,9 @@ class MixtureIterator(grain.DatasetIterator):
         super().__init__()
         # Grain closes even an iterator whose construction failed.
         self._pool: Pool | None = None
+        self._place: tuple[Cursor, int] | None = None
+        self._current: _Chunk | None = None
+        self._plan: Plan | None = None
         self._block_pool: ThreadPoolExecutor | None = None
         if tuple(map(len, stores)) != spec.rows:
             raise ValueError(f"stores must have {spec.rows} rows as in the spec, got {tuple(map(len, stores))}.")
@@ -93,7 +97,10 @@ class MixtureIterator(grain.DatasetIterator):
             raise ValueError(f"lag must lie in [0, interval = {interval}), got {lag}.")
         share = spec.batch // hosts
         self._spec, self._stores, self._interval, self._lag = spec, tuple(stores), interval, lag
-        self._chunk_steps = max(1, min(chunk, CHUNK_ROWS // share))
+        self._chunk_steps = max(1, min(chunk, PLAN_ROWS // spec.batch))
+        # Tokens of two bytes or of four: a matter of speed only.
+        self._read_steps = max(1, min(self._chunk_steps, READ_BYTES // (share * (stores[0].length + 1) * 2)))
+        self._orders = OrderCache(spec)
         self._slice = slice(index * share, (index + 1) * share)
         self._pool, self._workers = Pool(Reader(self._stores), workers, worker_kind), workers
         in_blocks = [number for number, block in enumerate(blocks) if block > 1]
@@ -139,7 +146,7 @@ class MixtureIterator(grain.DatasetIterator):
             pending: those of the newest update, if they differ because of the lag.
         """
         self._step = step
-        self._cursor = Cursor(*(np.array(column) for column in cursor))
+        self._start = Cursor(*(np.array(column) for column in cursor))
         version = self._version(step)
         self._quotas = {version: self._checked(quota)}
         newest = step // self._interval
@@ -180,12 +187,13 @@ class MixtureIterator(grain.DatasetIterator):
             self._next_chunk()
         chunk, place = self._current, self._used
         assert chunk is not None
+        step = chunk.first + place
         share = self._slice.stop - self._slice.start
         here = slice(place * share, (place + 1) * share)
         batch: dict[str, Any] = {name: rows[here] for name, rows in self._rows.items()}
-        batch["domain"] = np.asarray(chunk.plan.domain[place, self._slice])
+        batch["domain"] = np.asarray(chunk.plan.domain[step, self._slice])
         batch["step"] = np.uint32(self._step)
-        self._cursor = at(chunk.plan.after, place)
+        self._place = (chunk.plan.after, step)
         self._used += 1
         self._step += 1
         return batch
@@ -193,11 +201,11 @@ class MixtureIterator(grain.DatasetIterator):
     @property
     def cursor(self) -> Cursor:
         """What has been read by the batches returned so far."""
-        return self._cursor
+        return at(*self._place) if self._place else self._start
 
     def ended(self) -> "End":
         """Why the next step cannot be made, after `StopIteration`."""
-        return why_ended(self._spec, self._quotas[self._version(self._step)], self._cursor, self._stores)
+        return why_ended(self._spec, self._quotas[self._version(self._step)], self.cursor, self._stores)
 
     def start_prefetch(self) -> None:
         """Starts reading ahead, if there are workers."""
@@ -222,7 +230,7 @@ class MixtureIterator(grain.DatasetIterator):
         newest = max(self._quotas)
         return {
             "step": self._step,
-            **{name: column.tolist() for name, column in self._cursor._asdict().items()},
+            **{name: column.tolist() for name, column in self.cursor._asdict().items()},
             "version": version,
             "quota": self._quotas[version].tolist(),
             "next_version": newest,
@@ -246,7 +254,7 @@ class MixtureIterator(grain.DatasetIterator):
             raise ValueError(f"the state belongs to another mixture: {'; '.join(said)}.")
         dtypes = start_cursor(0)
         cursor = Cursor(*(np.array(state[name], column.dtype) for name, column in dtypes._asdict().items()))
-        self._step, self._cursor = state["step"], adapted(self._spec, cursor) if said else cursor
+        self._step, self._start = state["step"], adapted(self._spec, cursor) if said else cursor
         announced = {state[f"{which}version"]: self._checked(state[f"{which}quota"]) for which in ("next_", "")}
         self._quotas = dict(sorted(announced.items()))
         self._forget_plan()
@@ -270,12 +278,15 @@ class MixtureIterator(grain.DatasetIterator):
         return quota
 
     def _forget_plan(self) -> None:
+        # Called where `_start` is already the new place.
+        self._place = None
         for chunk in self._chunks:
             chunk.rows.cancel()
         self._chunks.clear()
-        self._current: _Chunk | None = None
+        self._current, self._plan = None, None
         self._used = 0
-        self._planned_step, self._planned_cursor = self._step, self._cursor
+        self._planned, self._plan_steps = 0, 0
+        self._planned_step, self._planned_cursor = self._step, self._start
 
     def _next_chunk(self) -> None:
         self._current, self._used = None, 0
@@ -296,6 +307,7 @@ class MixtureIterator(grain.DatasetIterator):
         try:
             self._rows = chunk.rows.result()
         except BaseException:
+            self._start = self.cursor
             self._forget_plan()
             raise
         self._current = chunk
@@ -305,31 +317,44 @@ class MixtureIterator(grain.DatasetIterator):
             pass
 
     def _plan_chunk(self) -> bool:
-        """Plans the next steps of one version and starts reading them; False where nothing can be planned yet."""
-        step, cursor = self._planned_step, self._planned_cursor
-        version = self._version(step)
+        """Starts reading the next steps that are planned; False where nothing can be planned yet."""
+        if self._planned == self._plan_steps and not self._plan_version():
+            return False
+        plan, first = self._plan, self._planned
+        assert plan is not None and self._pool is not None  # noqa: PT018
+        steps = min(self._read_steps, self._plan_steps - first)
+        domain, row = (
+            np.asarray(part[first : first + steps, self._slice]).reshape(-1) for part in (plan.domain, plan.row)
+        )
+        if self._in_blocks:
+            self._expect_blocks(at(plan.after, first))
+        self._chunks.append(_Chunk(plan, first, steps, self._pool.submit(domain, row)))
+        self._planned += steps
+        return True
+
+    def _plan_version(self) -> bool:
+        """Plans the next steps of one version; False where its weights are not known or no step can be made."""
+        step, version = self._planned_step, self._version(self._planned_step)
         if version not in self._quotas:
             return False
-        begins = version * self._interval + self._lag if version else 0
-        ends = (version + 1) * self._interval + self._lag
-        steps = min(self._chunk_steps, ends - step)
-        if step == begins:
-            steps = min(steps, FIRST_CHUNK)
-        plan, after = plan_steps(np, self._spec, step, steps, self._quotas[version], cursor)
+        steps = min(self._chunk_steps, (version + 1) * self._interval + self._lag - step)
+        plan, after = plan_steps(
+            np, self._spec, step, steps, self._quotas[version], self._planned_cursor, orders=self._orders
+        )
         if plan.short.any():
             steps = int(plan.short.argmax())
             if not steps:
                 return False
             after = at(plan.after, steps - 1)
-        domain, row = (np.asarray(part[:steps, self._slice]).reshape(-1) for part in (plan.domain, plan.row))
-        for index in self._in_blocks:
-            # The block at hand and the next ones; whatever the weights become, the stream reads these.
-            ahead = blocks_ahead(self._spec, index, int(cursor.epoch[index]), int(cursor.row[index]), 4)
-            self._stores[index].expect(ahead, self._block_pool)  # type: ignore[attr-defined]
-        assert self._pool is not None
-        self._chunks.append(_Chunk(plan, steps, self._pool.submit(domain, row)))
+        self._plan, self._planned, self._plan_steps = plan, 0, steps
         self._planned_step, self._planned_cursor = step + steps, after
         return True
+
+    def _expect_blocks(self, cursor: Cursor) -> None:
+        """Starts reading the blocks at hand and the next ones: whatever the weights become, the stream reads these."""
+        for index in self._in_blocks:
+            ahead = blocks_ahead(self._spec, index, int(cursor.epoch[index]), int(cursor.row[index]), 4)
+            self._stores[index].expect(ahead, self._block_pool)  # type: ignore[attr-defined]
 
 
 class End(NamedTuple):

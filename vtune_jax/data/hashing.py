@@ -11,9 +11,23 @@ import numpy as np
 
 def mix(word: Any) -> Any:
     """Xor-shifts and two odd multipliers (the "lowbias32" constants of C. Wellons' search)."""
+    if isinstance(word, np.ndarray):
+        return _mix_in_place(word >> 16, word)
     word = (word ^ (word >> 16)) * np.uint32(0x7FEB352D)
     word = (word ^ (word >> 15)) * np.uint32(0x846CA68B)
     return word ^ (word >> 16)
+
+
+def _mix_in_place(shifted: np.ndarray, word: np.ndarray) -> np.ndarray:
+    """The same with two arrays of memory instead of seven: half of the time of planning is spent here."""
+    mixed = word ^ shifted
+    mixed *= np.uint32(0x7FEB352D)
+    np.right_shift(mixed, 15, out=shifted)
+    mixed ^= shifted
+    mixed *= np.uint32(0x846CA68B)
+    np.right_shift(mixed, 16, out=shifted)
+    mixed ^= shifted
+    return mixed
 
 
 def key(xp: ModuleType, seed: int, purpose: int, *words: Any) -> Any:

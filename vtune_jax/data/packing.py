@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from vtune_jax.data.hashing import mix
+from vtune_jax.data.mapped import MappedTokens
 from vtune_jax.data.rows import Rows
-from vtune_jax.data.sources import MappedTokens
 from vtune_jax.errors import UserError
 
 _SCAN = 1 << 24
@@ -36,8 +36,7 @@ class PackedRows:
         Raises:
             UserError: there is nothing to pack.
         """
-        self._source = tokens if isinstance(tokens, MappedTokens) else None
-        self._array = np.zeros(0) if isinstance(tokens, MappedTokens) else tokens
+        self.source = tokens
         self.length, self.end, self.name = length, end, name
         start, size = pieces(self.tokens, length, end)
         if not len(size):
@@ -53,7 +52,7 @@ class PackedRows:
     @property
     def tokens(self) -> np.ndarray:
         """All tokens, 1-D."""
-        return self._source.array if self._source is not None else self._array
+        return self.source.array if isinstance(self.source, MappedTokens) else self.source
 
     def __len__(self) -> int:
         return self._rows
@@ -70,7 +69,7 @@ class PackedRows:
 
     def first(self, share: float) -> PackedRows:
         """A share of the rows, at least one."""
-        return PackedRows(self._source or self.tokens, self.length, end=self.end, name=self.name, share=share)
+        return PackedRows(self.source, self.length, end=self.end, name=self.name, share=share)
 
     def read(self, rows: np.ndarray) -> Rows:
         """`inputs`, `labels` (tokens), `segments` and `positions` (int32), each [n, length]; see `RowStore`."""
@@ -80,9 +79,10 @@ class PackedRows:
         pieces_in = self._first[rows + 1] - self._first[rows]
         piece = _ranges(self._first[rows], pieces_in)
         size, start = self._size[piece].astype(np.int64), self._start[piece]
-        if self._source is not None:
-            self._source.assert_there()
-            self._source.check(np.maximum(start - 1, 0), size + 1)
+        if isinstance(self.source, MappedTokens):
+            first = self.source.start + np.maximum(start - 1, 0)
+            self.source.file.assert_there(first)
+            self.source.file.check(first, size + 1)
         within = _ranges(np.zeros(len(piece), np.int64), size)
         place = np.repeat(start, size) + within
         # A row's pieces lie one after another from its beginning.
@@ -101,16 +101,6 @@ class PackedRows:
         out["segments"].reshape(-1)[target] = np.repeat(ordinal, size)
         out["positions"].reshape(-1)[target] = within
         return out
-
-    def release(self) -> None:
-        """Lets the pages of a memory map go from the process."""
-        if self._source is not None:
-            self._source.release()
-
-    @property
-    def mapped_bytes(self) -> int:
-        """Of the memory map, zero for an array in memory."""
-        return self._source.array.nbytes if self._source is not None else 0
 
 
 def pieces(tokens: np.ndarray, length: int, end: int) -> tuple[np.ndarray, np.ndarray]:

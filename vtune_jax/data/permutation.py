@@ -61,6 +61,44 @@ def block_at(xp: ModuleType, spec: "PlanSpec", domain: Any, epoch: Any, ordinal:
     return xp.where(ordinal < length, permuted, ordinal)
 
 
+class OrderCache:
+    """Stretches of each domain's order, computed once and handed out as slices; for the host's planning.
+
+    A domain's rows come in an order of its own whatever the weights, so what a chunk of steps needs is consecutive.
+    """
+
+    def __init__(self, spec: "PlanSpec", stretch: int = 1 << 15) -> None:
+        """Remembers nothing yet.
+
+        Args:
+            spec: of the plan.
+            stretch: positions computed at once.
+        """
+        self._spec, self._stretch = spec, stretch
+        self._held: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
+
+    def rows(self, domain: int, epoch: int, first: int, count: int) -> list[np.ndarray]:
+        """The next `count` rows of a domain from position `first` of an epoch on, in consecutive arrays."""
+        parts, length = [], self._spec.rows[domain]
+        while count:
+            if first >= length:
+                epoch, first = epoch + 1, 0
+            start = first // self._stretch * self._stretch
+            held = self._at(domain, epoch, start)
+            part = held[first - start : first - start + count]
+            parts.append(part)
+            first, count = first + len(part), count - len(part)
+        return parts
+
+    def _at(self, domain: int, epoch: int, start: int) -> np.ndarray:
+        found = self._held.get(domain)
+        if found is None or found[0] != (epoch, start):
+            place = np.arange(start, min(start + self._stretch, self._spec.rows[domain]), dtype=np.uint32)
+            found = ((epoch, start), shuffle(np, self._spec, np.array([domain]), np.array([epoch], np.uint32), place))
+            self._held[domain] = found
+        return found[1]
+
+
 def _bits(counts: np.ndarray) -> np.ndarray:
     return np.array([max(1, (int(count) - 1).bit_length()) for count in counts], np.uint32)
 

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int32, UInt32
 from vtune_jax.core.types import AnyArray, Cursor
 from vtune_jax.data.allocation import allocate, rows_left
 from vtune_jax.data.hashing import key, mix
-from vtune_jax.data.permutation import block_at, shuffle
+from vtune_jax.data.permutation import OrderCache, block_at, shuffle
 
 PLANNER_VERSION = 1
 """Raised when the same arguments would give other rows; a run begun under another version cannot be resumed."""
@@ -28,7 +28,8 @@ PLANNER_VERSION = 1
 MAX_ROWS = 2**31 - 1
 MAX_BATCH = 2**19 - 1  # keeps B * 2**12 * 2**12 within two 32-bit words
 MAX_BLOCK = 2**19
-_PLACE, _ORDER = 2, 9  # purposes of the keys
+_PLACE = 2  # purpose of the key
+_MOST_CACHED = 64  # domains; with more, few rows of each are read at a time
 _LANES = (0x01000193, 0x2C1B3C6D)  # odd multipliers of the rolling hash
 
 Allocation = Literal["systematic", "multinomial", "deficit"]
@@ -106,7 +107,14 @@ def start_cursor(domains: int) -> Cursor:
 
 
 def plan_steps(
-    xp: ModuleType, spec: PlanSpec, first_step: Any, steps: int, quota: Any, cursor: Cursor
+    xp: ModuleType,
+    spec: PlanSpec,
+    first_step: Any,
+    steps: int,
+    quota: Any,
+    cursor: Cursor,
+    *,
+    orders: OrderCache | None = None,
 ) -> tuple[Plan, Cursor]:
     """Plans several steps under the same weights; the same as planning them one by one.
 
@@ -117,6 +125,7 @@ def plan_steps(
         steps: how many, static.
         quota: uint32 [domains], weights times 2**24, summing to 2**24 exactly.
         cursor: before the first step.
+        orders: remembers what was computed before, for numpy; the plan is the same without.
 
     Returns:
         the plan, and the cursor after it.
@@ -133,23 +142,20 @@ def plan_steps(
     else:
         filled = counts
 
-    place = xp.arange(steps * domains, dtype=np.int32) % domains
+    place = xp.tile(xp.arange(domains, dtype=np.int32), steps)
     ordered = _repeat(xp, place, filled.reshape(-1), steps * spec.batch).reshape(steps, spec.batch)
-    starts = xp.cumsum(filled, axis=1, dtype=np.uint32) - filled
-    slot = xp.arange(spec.batch, dtype=np.uint32)[None, :]
-    ordinal = slot - xp.take_along_axis(starts, ordered, axis=1)
-
     read = xp.cumsum(counts, axis=0, dtype=np.uint32)
-    offset = cursor.row[None, :] + read - counts
-    position = xp.take_along_axis(offset, ordered, axis=1) + ordinal
     rows = xp.asarray(np.array(spec.rows, np.uint32))
-    length = rows[ordered]
-    epoch = xp.asarray(cursor.epoch)[ordered] + position // length
-    row = shuffle(xp, spec, ordered, epoch, position % length)
+    if orders is None or domains > _MOST_CACHED:
+        row = _rows(xp, spec, ordered, filled, cursor.row[None, :] + read - counts, cursor)
+    else:
+        row = _rows_from(orders, ordered, filled.sum(axis=0), cursor)
 
-    shuffled = _argsort(xp, key(xp, spec.seed, _PLACE, step[:, None], slot))
-    domain = xp.take_along_axis(ordered, shuffled, axis=1)
-    row = xp.take_along_axis(row, shuffled, axis=1)
+    slot = xp.arange(spec.batch, dtype=np.uint32)[None, :]
+    # Sixteen bits are sorted several times faster; equal ones stay in the order of their domains.
+    shuffled = _argsort(xp, (key(xp, spec.seed, _PLACE, step[:, None], slot) >> 16).astype(np.uint16))
+    flat = shuffled + xp.arange(steps, dtype=shuffled.dtype)[:, None] * spec.batch
+    domain, row = ordered.reshape(-1)[flat], row.reshape(-1)[flat]
     ends = cursor.row[None, :] + read
     after = Cursor(
         epoch=cursor.epoch[None, :] + ends // rows,
@@ -190,11 +196,32 @@ def blocks_ahead(spec: PlanSpec, domain: int, epoch: int, row: int, count: int) 
     return [int(block) for block in block_at(np, spec, index, epochs, places % np.uint32(per_epoch))]
 
 
+def _rows(xp: ModuleType, spec: PlanSpec, ordered: Any, counts: Any, offset: Any, cursor: Cursor) -> Any:
+    """The row at each place of batches that are in the order of their domains."""
+    starts = xp.cumsum(counts, axis=1, dtype=np.uint32) - counts
+    slot = xp.arange(spec.batch, dtype=np.uint32)[None, :]
+    position = xp.take_along_axis(offset, ordered, axis=1) + (slot - xp.take_along_axis(starts, ordered, axis=1))
+    length = xp.asarray(np.array(spec.rows, np.uint32))[ordered]
+    epoch = xp.asarray(cursor.epoch)[ordered] + position // length
+    return shuffle(xp, spec, ordered, epoch, position % length)
+
+
+def _rows_from(orders: OrderCache, ordered: np.ndarray, counts: np.ndarray, cursor: Cursor) -> np.ndarray:
+    """The same by looking them up: over the steps, each domain reads on where it was."""
+    parts: list[np.ndarray] = []
+    for domain, count in enumerate(counts.tolist()):
+        parts += orders.rows(domain, int(cursor.epoch[domain]), int(cursor.row[domain]), count)
+    row = np.empty(ordered.shape, np.uint32)
+    row.reshape(-1)[np.argsort(ordered.reshape(-1).astype(np.uint16), kind="stable")] = np.concatenate(parts)
+    return row
+
+
 def _roll(xp: ModuleType, order: Any, domain: Any, row: Any) -> Any:
     """A polynomial of one hash per batch, in two lanes, [steps, 2]: two runs that read alike have the same."""
-    slot = xp.arange(domain.shape[1], dtype=np.uint32)[None, :]
-    word = mix(mix(row ^ (domain.astype(np.uint32) * np.uint32(0x9E3779B1))) + slot * np.uint32(0x85EBCA6B))
-    lanes = [word.sum(axis=1, dtype=np.uint32), mix(word ^ np.uint32(_ORDER)).sum(axis=1, dtype=np.uint32)]
+    slot = mix(xp.arange(domain.shape[1], dtype=np.uint32) + np.uint32(1))[None, :]
+    word = mix((row ^ (domain.astype(np.uint32) * np.uint32(0x9E3779B1))) + slot)
+    again = (word ^ (word >> 15)) * np.uint32(0x2C1B3C6D)
+    lanes = [lane.sum(axis=1, dtype=np.uint32) for lane in (word, again)]
     if xp is np:
         columns = []
         for lane, factor in enumerate(_LANES):

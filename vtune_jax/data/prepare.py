@@ -5,7 +5,7 @@
    of their range, so that any number of documents takes the same memory.
 3. *Tokenizer.* Trained on a mixture of bounded size, or given.
 4. *Tokenise.* Every part is read again and written as tokens, one file per side.
-5. *Join.* The parts of a domain become one file with checksums, or ArrayRecord shards. The manifest comes last.
+5. *Join.* All domains' parts become one file per side, with checksums, or ArrayRecord shards. The manifest comes last.
 
 What a step has finished is kept until the end: a killed preparation goes on where it was. A part's files depend on its
 documents only, so the bytes are the same however many workers there are.
@@ -27,6 +27,7 @@ from vtune_jax.data.corpus import (
     DomainConfig,
     array_file,
 )
+from vtune_jax.data.mapped import checksums
 from vtune_jax.data.parts import (
     HELDOUT,
     TRAIN,
@@ -40,7 +41,7 @@ from vtune_jax.data.parts import (
     workers_for,
     write_whole,
 )
-from vtune_jax.data.sources import RECORD_TOKENS, checksums, write_records
+from vtune_jax.data.sources import RECORD_TOKENS, write_records
 from vtune_jax.data.tokens import (
     END_OF_TEXT,
     SCHEMA_VERSION,
@@ -76,7 +77,7 @@ def prepare(
 
     Args:
         config: domains, base and tokenizer.
-        folder: for `train/NAME.bin`, `heldout/NAME.bin`, `tokenizer.json` and `manifest.json`, written in this order.
+        folder: for `tokenizer.json`, `train.bin`, `heldout.bin` and `manifest.json`, written in this order.
         prior: from bytes per domain to the weights that the tokenizer's training text is mixed by; None takes all of
             it. The base domain is not part of it.
         report: told about skipped documents and duplicates.
@@ -114,6 +115,7 @@ def prepare(
 
     tokenised = job.run("tokenising", partial(_tokenise, str(tokenizer_file)))
     dtype = dtype_of(tokenizer.get_vocab_size())
+    joined = {side: _Joined(folder / f"{side}.bin", dtype) for side in SIDES}
     entries = []
     for domain in domains:
         entry: dict[str, Any] = {
@@ -125,15 +127,18 @@ def prepare(
             entry |= _borrowed(domain, config, folder, dtype, tokenizer)
         else:
             mine = [index for index, part in enumerate(parts) if part.domain is domain]
-            entry |= {side: _join(job, config, folder, domain.name, side, mine, tokenised, dtype) for side in SIDES}
+            entry |= {side: _join(job, config, joined[side], domain.name, side, mine, tokenised) for side in SIDES}
             entry |= {name: counts[domain.name][name] for name in ("duplicates", "skipped", "filtered")}
         entries.append(entry)
+    for file in joined.values():
+        file.close()
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "tokenizer_sha256": sha256(tokenizer_file),
         "vocab_size": tokenizer.get_vocab_size(),
         "end_of_text_id": tokenizer.token_to_id(END_OF_TEXT),
         "dtype": dtype.str,
+        "files": {file.path.name: file.tokens for file in joined.values()},
         "domains": entries,
     }
     write_manifest(folder, manifest)
@@ -195,32 +200,47 @@ def _tokenise(tokenizer_file: str, task: Task) -> dict[str, dict[str, int]]:
     return {side: counts[code] for side, code in zip(SIDES, (TRAIN, HELDOUT), strict=True)}
 
 
+class _Joined:
+    """One side's tokens of all domains, one after another."""
+
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
+        self.path, self.dtype, self.tokens = path, dtype, 0
+        self._temporary = path.with_name(path.name + ".tmp")
+        self._out = self._temporary.open("wb")
+
+    def append(self, files: list[Path]) -> dict[str, Any]:
+        """Writes a domain's parts; returns where they are and their hash."""
+        digest, first = hashlib.sha256(), self.tokens
+        for content in _contents(files):
+            digest.update(content)
+            self._out.write(content)
+            self.tokens += len(content) // self.dtype.itemsize
+        return {"file": self.path.name, "first": first, "sha256": digest.hexdigest()}
+
+    def close(self) -> None:
+        self._out.close()
+        os.replace(self._temporary, self.path)
+        array = np.memmap(self.path, self.dtype, "r") if self.tokens else np.zeros(0, self.dtype)
+        write_whole(self.path.with_suffix(".crc32"), checksums(array).tobytes())
+
+
 def _join(
     job: Job,
     config: CorpusConfig,
-    folder: Path,
+    joined: _Joined,
     name: str,
     side: str,
     parts: list[int],
     tokenised: list[dict[str, dict[str, int]]],
-    dtype: np.dtype,
 ) -> dict[str, Any]:
     """The parts of one side of a domain, one after another."""
     totals = {key: sum(tokenised[index][side][key] for index in parts) for key in ("documents", "tokens", "bytes")}
     files = [job.file(index, side) for index in parts]
-    (folder / side).mkdir(parents=True, exist_ok=True)
     if side == "train" and config.storage == "array_record":
-        return {**totals, **_shards(folder, f"{side}/{name}", files, dtype, config.shard_tokens)}
-    file = f"{side}/{name}.bin"
-    digest = hashlib.sha256()
-    temporary = folder / f"{file}.tmp"
-    with temporary.open("wb") as out:
-        for content in _contents(files):
-            digest.update(content)
-            out.write(content)
-    os.replace(temporary, folder / file)
-    _checked(folder, file, np.memmap(folder / file, dtype, "r"))
-    return {"file": file, **totals, "sha256": digest.hexdigest()}
+        folder = joined.path.parent
+        (folder / side).mkdir(parents=True, exist_ok=True)
+        return {**totals, **_shards(folder, f"{side}/{name}", files, joined.dtype, config.shard_tokens)}
+    return {**totals, **joined.append(files)}
 
 
 def _shards(folder: Path, stem: str, files: list[Path], dtype: np.dtype, shard_tokens: int) -> dict[str, Any]:
@@ -233,17 +253,18 @@ def _shards(folder: Path, stem: str, files: list[Path], dtype: np.dtype, shard_t
         temporary = str(folder / f"{file}.tmp")
         write_records(temporary, [tokens], dtype)
         os.replace(temporary, folder / file)
-        shards.append({"file": file, "tokens": len(tokens), "sha256": sha256(folder / file)})
+        shards.append({"file": file, "tokens": len(tokens)})
 
-    held = np.zeros(0, dtype)
+    held, digest = np.zeros(0, dtype), hashlib.sha256()
     for content in _contents(files):
+        digest.update(content)
         held = np.concatenate([held, np.frombuffer(content, dtype)])
         while len(held) >= each:
             flush(held[:each])
             held = held[each:]
     if len(held):
         flush(held)
-    return {"shards": shards, "record_tokens": RECORD_TOKENS}
+    return {"shards": shards, "record_tokens": RECORD_TOKENS, "sha256": digest.hexdigest()}
 
 
 def _borrowed(
@@ -277,11 +298,10 @@ def _borrowed(
                     "give the domain its own heldout tokens",
                 )
             first, stop = (0, cut) if side == "train" else (cut, len(array))
-        (folder / side).mkdir(parents=True, exist_ok=True)
-        file = f"{side}/{domain.name}.bin"
-        _checked(folder, file, array)
+        checks = f"{domain.name}.{side}.crc32"
+        write_whole(folder / checks, checksums(array).tobytes())
         extent = {"first": first, "tokens": stop - first, "length": len(array)}
-        found[side] = {"file": str(path), "checks": f"{side}/{domain.name}.crc32", **extent}
+        found[side] = {"file": str(path), "checks": checks, **extent}
     return found
 
 
@@ -293,10 +313,6 @@ def _last_documents(array: np.ndarray, fraction: float, end: int) -> int:
         if ends.size:
             return start + int(ends[0]) + 1
     return len(array)
-
-
-def _checked(folder: Path, file: str, array: np.ndarray) -> None:
-    write_whole((folder / file).with_suffix(".crc32"), checksums(array).tobytes())
 
 
 def _contents(files: list[Path]) -> Iterator[bytes]:

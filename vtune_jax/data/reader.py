@@ -5,14 +5,17 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from vtune_jax.data.rows import Rows, RowStore
+from vtune_jax.data.mapped import MappedTokens
+from vtune_jax.data.rows import Rows, RowStore, TokenRows
 
 RESIDENT_BYTES = 96 << 20
-"""About how much of all memory maps may stay in the process; the rest stays in the system's page cache only."""
+"""About how much of large memory maps may stay in the process; the rest stays in the system's page cache only."""
+LARGE_BYTES = 512 << 20
+"""Memory maps that are smaller than this together are left alone: to fault pages in again takes longer than reading."""
 
 _FAULT_BYTES = 1 << 16  # what one page fault maps
 
@@ -24,14 +27,33 @@ class Reader:
 
     def __init__(self, stores: Sequence[RowStore]) -> None:
         self.stores = tuple(stores)
-        mapped = sum(getattr(store, "mapped_bytes", 0) for store in self.stores)
-        self._releases = mapped > RESIDENT_BYTES
+        sources = [getattr(store, "source", None) for store in self.stores]
+        self._files = list({id(s.file): s.file for s in sources if isinstance(s, MappedTokens)}.values())
+        self._releases = sum(file.array.nbytes for file in self._files) > LARGE_BYTES
         self._touched = 0
+        # Domains in one file are read by one gather, in the order that is wanted.
+        alike = len({store.length for store in self.stores}) == len(self._files) == 1
+        self._one = alike and all(
+            isinstance(store, TokenRows) and isinstance(store.source, MappedTokens) for store in self.stores
+        )
+        self._first = np.array([source.start if isinstance(source, MappedTokens) else 0 for source in sources])
+        self._rows = np.array([len(store) for store in self.stores])
 
     def read(self, domain: np.ndarray, row: np.ndarray) -> Rows:
         """Rows in the given order: any number of places, named arrays with that leading axis."""
+        if self._one:
+            if (row >= self._rows[domain]).any():
+                raise IndexError(f"a row past the end was asked for; the domains have {self._rows.tolist()}.")
+            length = self.stores[0].length
+            out = {"tokens": self._files[0].windows(self._first[domain] + row.astype(np.int64) * length, length + 1)}
+        else:
+            out = self._by_domain(domain, row)
+        self._bound_memory(out)
+        return out
+
+    def _by_domain(self, domain: np.ndarray, row: np.ndarray) -> Rows:
         out: Rows = {}
-        order = np.argsort(domain, kind="stable")
+        order = np.argsort(domain.astype(np.uint16) if len(self.stores) < 1 << 16 else domain, kind="stable")
         ends = np.bincount(domain, minlength=len(self.stores)).cumsum()
         for index, store in enumerate(self.stores):
             mine = order[ends[index - 1] if index else 0 : ends[index]]
@@ -39,13 +61,13 @@ class Reader:
                 continue
             part = store.read(row[mine])
             if mine.size == len(domain):
-                out = part
-                break
+                return part
             for name, rows in part.items():
                 if name not in out:
                     out[name] = np.empty((len(domain), *rows.shape[1:]), rows.dtype)
-                out[name][mine] = rows
-        self._bound_memory(out)
+                # As one item a row is copied whole.
+                item = np.dtype((np.void, rows[0].nbytes))
+                out[name].view(item)[mine] = rows.view(item)
         return out
 
     def _bound_memory(self, rows: Rows) -> None:
@@ -55,9 +77,8 @@ class Reader:
         self._touched += sum(array.nbytes for array in rows.values()) + count * _FAULT_BYTES
         if self._touched > RESIDENT_BYTES:
             self._touched = 0
-            for store in self.stores:
-                if hasattr(store, "release"):
-                    store.release()
+            for file in self._files:
+                file.release()
 
 
 class Pool:
@@ -86,12 +107,10 @@ class Pool:
                 initargs=(reader,),
             )
 
-    def submit(self, domain: np.ndarray, row: np.ndarray) -> "Future[Rows]":
+    def submit(self, domain: np.ndarray, row: np.ndarray) -> "Future[Rows] | _Now":
         """Starts reading."""
         if self._executor is None:
-            done: Future[Rows] = Future()
-            done.set_result(self._reader.read(domain, row))
-            return done
+            return _Now(self._reader, domain, row)
         if self._kind == "threads":
             return self._executor.submit(self._reader.read, domain, row)
         return self._executor.submit(_read, domain, row)
@@ -100,6 +119,20 @@ class Pool:
         """Drops what is not begun and lets the workers end."""
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class _Now(NamedTuple):
+    """What a future is where nobody else works: reading happens when it is asked for."""
+
+    reader: Reader
+    domain: np.ndarray
+    row: np.ndarray
+
+    def result(self) -> Rows:
+        return self.reader.read(self.domain, self.row)
+
+    def cancel(self) -> bool:
+        return True
 
 
 _here: Reader

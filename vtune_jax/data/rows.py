@@ -14,7 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vtune_jax.data.sources import MappedTokens, TokenSource
+from vtune_jax.data.mapped import MappedTokens, windows
+from vtune_jax.data.sources import TokenSource
 from vtune_jax.errors import UserError
 
 Rows = dict[str, np.ndarray]
@@ -69,41 +70,29 @@ class TokenRows:
         Raises:
             UserError: the domain is shorter than one row.
         """
-        self._source = tokens if isinstance(tokens, MappedTokens) else None
-        self._array = np.zeros(0) if isinstance(tokens, MappedTokens) else tokens
+        self.source = tokens
         self.length, self.name = length, name
         self._rows = _count(len(tokens), length, name, limit)
 
     @property
     def tokens(self) -> np.ndarray:
         """All tokens, 1-D."""
-        return self._source.array if self._source is not None else self._array
+        return self.source.array if isinstance(self.source, MappedTokens) else self.source
 
     def __len__(self) -> int:
         return self._rows
 
     def first(self, share: float) -> TokenRows:
         """The first `share` of the rows, at least one."""
-        tokens = self._source or self.tokens
-        return TokenRows(tokens, self.length, name=self.name, limit=max(1, round(share * len(self))))
+        return TokenRows(self.source, self.length, name=self.name, limit=max(1, round(share * len(self))))
 
     def read(self, rows: np.ndarray) -> Rows:
         """See `RowStore`; `tokens` [n, length + 1] in the tokens' dtype."""
         _assert_rows(self, rows)
-        if self._source is not None:
-            self._source.assert_there()
-            self._source.check(rows.astype(np.int64) * self.length, self.length + 1)
-        return {"tokens": _windows(self.tokens, self.length)[rows]}
-
-    def release(self) -> None:
-        """Lets the pages of a memory map go from the process."""
-        if self._source is not None:
-            self._source.release()
-
-    @property
-    def mapped_bytes(self) -> int:
-        """Of the memory map, zero for an array in memory."""
-        return self._source.array.nbytes if self._source is not None else 0
+        start, width = rows.astype(np.int64) * self.length, self.length + 1
+        if isinstance(self.source, MappedTokens):
+            return {"tokens": self.source.windows(start, width)}
+        return {"tokens": windows(self.source, start, width)}
 
 
 class BlockRows:
@@ -156,7 +145,8 @@ class BlockRows:
         for block in np.unique(of).tolist():
             mine = of == block
             held = self._block(block)
-            tokens[mine] = _windows(held, self.length)[rows[mine] - np.uint32(block * self.block)]
+            start = (rows[mine].astype(np.int64) - block * self.block) * self.length
+            tokens[mine] = windows(held, start, self.length + 1)
         return {"tokens": tokens}
 
     def expect(self, blocks: Sequence[int], pool: Executor) -> None:
@@ -192,10 +182,6 @@ class BlockRows:
         first = block * self.block
         last = min(first + self.block, len(self))
         return self.source.slice(first * self.length, last * self.length + 1)
-
-
-def _windows(tokens: np.ndarray, length: int) -> np.ndarray:
-    return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[::length]
 
 
 def _count(tokens: int, length: int, name: str, limit: int | None) -> int:

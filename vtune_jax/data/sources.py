@@ -1,20 +1,14 @@
-"""Where a domain's tokens lie: memory-mapped files and ArrayRecord shards, both checked before they are believed."""
+"""Where a domain's tokens lie: what a source of tokens must give, and ArrayRecord shards. `data.mapped` maps files."""
 
 import json
-import mmap
 import os
 import time
-import zlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from vtune_jax.errors import UserError
-
-CHECK_BYTES = 1 << 16
-"""Bytes of a token file behind each of its checksums. A page fault maps as many, so checking touches no more."""
 
 RECORD_TOKENS = 1 << 15
 """Tokens per record of a shard."""
@@ -37,116 +31,6 @@ class TokenSource(Protocol):
             UserError: they are lost or damaged; names domain, file and offset.
         """
         ...
-
-
-class MappedTokens:
-    """A file of tokens, memory-mapped, each stretch compared with its checksum when it is first touched."""
-
-    def __init__(
-        self,
-        path: Path,
-        dtype: np.dtype,
-        *,
-        name: str,
-        checks: np.ndarray | None = None,
-        first: int = 0,
-        count: int | None = None,
-        patience: float = 30.0,
-    ) -> None:
-        """Maps the file.
-
-        Args:
-            path: of raw tokens (`.bin`) or of a one-dimensional `.npy`.
-            dtype: of the tokens, for raw ones.
-            name: of the domain, for messages.
-            checks: CRC-32 of each `CHECK_BYTES` of all its tokens; None trusts the file.
-            first: of the file's tokens that belongs to this source.
-            count: how many do; None: all from `first` on.
-            patience: seconds to wait for a file that has vanished (a network mount, for instance) to come back.
-        """
-        self.path, self.name, self.patience = path, name, patience
-        array = np.load(path, mmap_mode="r") if path.suffix == ".npy" else np.memmap(path, dtype, "r")
-        self._all, self._first = array, first
-        self.array, self.dtype = array[first : None if count is None else first + count], array.dtype
-        self._size = path.stat().st_size
-        self._checks = checks
-        self._sound = np.zeros(0 if checks is None else len(checks), bool)
-        self._unseen = 0 if checks is None else len(checks)
-
-    def __reduce__(self) -> Any:
-        # A memory map would be pickled as all of its content.
-        options = {"name": self.name, "checks": self._checks, "patience": self.patience}
-        extent = {"first": self._first, "count": len(self.array)}
-        return _reopened, (self.path, self.dtype, {**options, **extent})
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def slice(self, start: int, stop: int) -> np.ndarray:
-        """See `TokenSource`."""
-        self.assert_there()
-        self.check(np.array([start]), stop - start)
-        return np.array(self.array[start:stop])
-
-    def assert_there(self) -> None:
-        """Waits for a file that has vanished or shrunk, then gives up.
-
-        Reading a map past the end of its file would kill the process.
-
-        Raises:
-            UserError: it did not come back in time.
-        """
-        waited, began = 0.05, time.monotonic()
-        while (have := _size(self.path)) < self._size:
-            if time.monotonic() - began > self.patience:
-                lost = "has vanished" if have < 0 else f"has shrunk from {self._size:,} to {have:,} bytes"
-                raise UserError(
-                    f"the tokens of domain '{self.name}' are lost: {self.path} {lost}",
-                    "bring the file back and run the same command again; it goes on from the saved state",
-                )
-            time.sleep(waited)
-            waited = min(2 * waited, 2.0)
-
-    def check(self, start: np.ndarray, tokens: int | np.ndarray) -> None:
-        """Compares the stretches about to be read with their checksums, each once.
-
-        Args:
-            start: first tokens of the stretches.
-            tokens: in each.
-
-        Raises:
-            UserError: one differs; names domain, file and offset.
-        """
-        if not self._unseen:
-            return
-        width = self.dtype.itemsize
-        start = (start.astype(np.int64) + self._first) * width
-        first, last = start // CHECK_BYTES, (start + np.asarray(tokens) * width - 1) // CHECK_BYTES
-        for ahead in range(int((last - first).max(initial=-1)) + 1):
-            place = np.minimum(first + ahead, last)
-            fresh = place[~self._sound[place]]
-            if fresh.size:
-                self._compare(np.unique(fresh))
-
-    def _compare(self, places: np.ndarray) -> None:
-        assert self._checks is not None
-        per_check = CHECK_BYTES // self.dtype.itemsize
-        for place in places.tolist():
-            held = self._all[place * per_check : (place + 1) * per_check]
-            if zlib.crc32(held.view(np.uint8).data) != self._checks[place]:
-                raise UserError(
-                    f"the tokens of domain '{self.name}' are damaged: {self.path}, bytes {place * CHECK_BYTES:,} to "
-                    f"{place * CHECK_BYTES + held.nbytes:,} differ from their checksum",
-                    "prepare the corpus again, or restore the file; the same command then goes on",
-                )
-        self._sound[places] = True
-        self._unseen -= len(places)
-
-    def release(self) -> None:
-        """Lets the pages read so far go from the process; they stay in the system's page cache."""
-        memory = getattr(self._all, "_mmap", None)
-        if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
-            memory.madvise(mmap.MADV_DONTNEED)
 
 
 class RecordTokens:
@@ -259,24 +143,6 @@ def write_records(
         writer.write(held.tobytes())
     writer.close()
     return total
-
-
-def checksums(tokens: np.ndarray) -> np.ndarray:
-    """CRC-32 of each `CHECK_BYTES` of an array of tokens."""
-    each = CHECK_BYTES // tokens.dtype.itemsize
-    parts = (tokens[start : start + each] for start in range(0, len(tokens), each))
-    return np.array([zlib.crc32(part.view(np.uint8).data) for part in parts], np.uint32)
-
-
-def _reopened(path: Path, dtype: np.dtype, options: dict[str, Any]) -> MappedTokens:
-    return MappedTokens(path, dtype, **options)
-
-
-def _size(path: Path) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1
 
 
 def _short(error: Exception) -> str:

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from vtune_jax.data.sources import MappedTokens, RecordTokens
+from vtune_jax.data.mapped import MappedTokens, TokenMap
+from vtune_jax.data.sources import RecordTokens
 from vtune_jax.errors import UserError
 
 SCHEMA_VERSION = 2
@@ -120,6 +121,7 @@ class PreparedCorpus:
 
     folder: Path
     manifest: dict[str, Any]
+    _maps: dict[Path, TokenMap] = dataclasses.field(default_factory=dict, compare=False)
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> "PreparedCorpus":
@@ -141,18 +143,39 @@ class PreparedCorpus:
         fix = "delete that folder and prepare again"
         if sha256(folder / "tokenizer.json") != manifest["tokenizer_sha256"]:
             raise UserError(f"the tokenizer in {folder} is not the one its tokens were made with", fix)
-        width = np.dtype(manifest["dtype"]).itemsize
         corpus = cls(folder, manifest)
-        for domain in manifest["domains"]:
-            for entry in (domain["train"], domain["heldout"]):
-                for part in entry.get("shards", [entry]):
-                    _assert_file(folder / part["file"], part, None if "shards" in entry else width, fix, verify)
-            if verify:
-                prepared = corpus.domain(domain["name"], patience=0)
-                for source in (prepared.train, prepared.heldout):
-                    for start in range(0, len(source), _VERIFIED_AT_ONCE):
-                        source.slice(start, min(start + _VERIFIED_AT_ONCE, len(source)))
+        corpus._assert_files(fix)
+        if verify:
+            for domain in manifest["domains"]:
+                corpus._verify(domain, fix)
         return corpus
+
+    def _assert_files(self, fix: str) -> None:
+        """Whether every file of the manifest is there and as long as it says."""
+        width = np.dtype(self.manifest["dtype"]).itemsize
+        sizes = {self.folder / name: tokens * width for name, tokens in self.manifest["files"].items()}
+        entries = [domain[side] for domain in self.manifest["domains"] for side in ("train", "heldout")]
+        for entry in entries:
+            for shard in entry.get("shards", []):
+                if not (path := self.folder / shard["file"]).is_file():
+                    raise UserError(f"{path} is missing", fix)
+            if "length" in entry:
+                path = self.folder / entry["file"]
+                # A file of the user's own may have a header before its tokens.
+                sizes[path] = max(entry["length"] * width, _size(path) if path.suffix == ".npy" else 0)
+        for path, size in sizes.items():
+            if _size(path) != size:
+                raise UserError(f"{path} has {_size(path)} bytes, the manifest says {size}", fix)
+
+    def _verify(self, domain: dict[str, Any], fix: str) -> None:
+        """Compares every token with its checksum and every hash with the manifest's."""
+        prepared = self.domain(domain["name"], patience=0)
+        for side, source in (("train", prepared.train), ("heldout", prepared.heldout)):
+            digest = hashlib.sha256()
+            for start in range(0, len(source), _VERIFIED_AT_ONCE):
+                digest.update(source.slice(start, min(start + _VERIFIED_AT_ONCE, len(source))).tobytes())
+            if digest.hexdigest() != domain[side].get("sha256", digest.hexdigest()):
+                raise UserError(f"the {side} tokens of '{domain['name']}' in {self.folder} have another hash", fix)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -199,24 +222,15 @@ class PreparedCorpus:
             return RecordTokens(paths, counts, dtype, name=name, record_tokens=record, patience=patience)
         # A file of the user's own is named by its whole path, and may hold both sides.
         path = self.folder / entry["file"]
-        checks = np.fromfile(self.folder / entry.get("checks", Path(entry["file"]).with_suffix(".crc32")), np.uint32)
-        first, count = entry.get("first", 0), entry["tokens"]
-        return MappedTokens(path, dtype, name=name, checks=checks, first=first, count=count, patience=patience)
+        if path not in self._maps:
+            checks = np.fromfile(self.folder / entry.get("checks", Path(entry["file"]).with_suffix(".crc32")), "<u4")
+            self._maps[path] = TokenMap(path, dtype, checks=checks, patience=patience)
+        self._maps[path].patience = patience
+        return MappedTokens(self._maps[path], name=name, first=entry["first"], count=entry["tokens"])
 
 
-def _assert_file(path: Path, entry: dict[str, Any], width: int | None, fix: str, verify: bool) -> None:
-    """Whether a file is the one of the manifest: its length, and if asked for its hash."""
-    have = path.stat().st_size if path.is_file() else 0
-    if "length" in entry:
-        least = entry["length"] * (width or 1)
-        if not least <= have <= least + 4096:
-            raise UserError(f"{path} has {have} bytes, the manifest says {least} of tokens", fix)
-    elif width and have != entry["tokens"] * width:
-        raise UserError(f"{path} has {have} bytes, the manifest says {entry['tokens'] * width}", fix)
-    elif not have:
-        raise UserError(f"{path} is missing or empty", fix)
-    if verify and "sha256" in entry and sha256(path) != entry["sha256"]:
-        raise UserError(f"{path} is not the file that the manifest names (its hash differs)", fix)
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def sha256(path: Path) -> str:

@@ -1,0 +1,205 @@
+"""Memory-mapped files of tokens: one file, the sections of it that domains use, and what guards against bad bytes."""
+
+import mmap
+import os
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vtune_jax.errors import UserError
+
+CHECK_BYTES = 1 << 16
+"""Bytes of a token file behind each of its checksums. A page fault maps as many, so checking touches no more."""
+
+_LOOK_EVERY_S = 0.05
+
+
+class TokenMap:
+    """A file of tokens, memory-mapped; each stretch is compared with its checksum when it is first touched."""
+
+    def __init__(
+        self, path: Path, dtype: np.dtype, *, checks: np.ndarray | None = None, patience: float = 30.0
+    ) -> None:
+        """Maps the file.
+
+        Args:
+            path: of raw tokens (`.bin`) or of a one-dimensional `.npy`.
+            dtype: of the tokens, for raw ones.
+            checks: CRC-32 of each `CHECK_BYTES` of its tokens; None trusts the file.
+            patience: seconds to wait for a file that has vanished (a network mount, for instance) to come back.
+        """
+        self.path, self.patience = path, patience
+        self.array = np.load(path, mmap_mode="r") if path.suffix == ".npy" else np.memmap(path, dtype, "r")
+        self.dtype = self.array.dtype
+        self.sections: list[tuple[int, str]] = []
+        self._size = path.stat().st_size
+        self._looked = 0.0
+        self._checks = checks
+        self._sound = np.zeros(0 if checks is None else len(checks), bool)
+        self._unseen = 0 if checks is None else len(checks)
+
+    def __reduce__(self) -> Any:
+        # A memory map would be pickled as all of its content.
+        return _reopened, (self.path, self.dtype, self._checks, self.patience, self.sections)
+
+    def windows(self, start: np.ndarray, width: int) -> np.ndarray:
+        """Stretches of `width` tokens from each `start` (int64) on, [n, width].
+
+        Raises:
+            UserError: the tokens are lost or damaged.
+        """
+        self.assert_there(start)
+        self.check(start, width)
+        return windows(self.array, start, width)
+
+    def assert_there(self, start: np.ndarray) -> None:
+        """Waits for a file that has vanished or shrunk, then gives up.
+
+        Reading a map past the end of its file would kill the process; one looks twenty times a second at most.
+
+        Args:
+            start: tokens about to be read, for the message.
+
+        Raises:
+            UserError: it did not come back in time.
+        """
+        began = time.monotonic()
+        if began - self._looked < _LOOK_EVERY_S:
+            return
+        waited = 0.05
+        while (have := _size(self.path)) < self._size:
+            if time.monotonic() - began > self.patience:
+                lost = "has vanished" if have < 0 else f"has shrunk from {self._size:,} to {have:,} bytes"
+                raise UserError(
+                    f"the tokens of domain {self._domains(start)} are lost: {self.path} {lost}",
+                    "bring the file back and run the same command again; it goes on from the saved state",
+                )
+            time.sleep(waited)
+            waited = min(2 * waited, 2.0)
+        self._looked = time.monotonic()
+
+    def check(self, start: np.ndarray, tokens: int | np.ndarray) -> None:
+        """Compares the stretches about to be read with their checksums, each once.
+
+        Args:
+            start: first tokens of the stretches, int64.
+            tokens: in each.
+
+        Raises:
+            UserError: one differs; names domain, file and offset.
+        """
+        if not self._unseen:
+            return
+        width = self.dtype.itemsize
+        first, last = start * width // CHECK_BYTES, ((start + tokens) * width - 1) // CHECK_BYTES
+        for ahead in range(int((last - first).max(initial=-1)) + 1):
+            place = np.minimum(first + ahead, last)
+            fresh = ~self._sound[place]
+            if fresh.any():
+                self._compare(np.unique(place[fresh]), start[fresh])
+
+    def _compare(self, places: np.ndarray, start: np.ndarray) -> None:
+        assert self._checks is not None
+        per_check = CHECK_BYTES // self.dtype.itemsize
+        for place in places.tolist():
+            held = self.array[place * per_check : (place + 1) * per_check]
+            if zlib.crc32(held.view(np.uint8).data) != self._checks[place]:
+                inside = start[(start < (place + 1) * per_check) & (start >= (place - 1) * per_check)]
+                raise UserError(
+                    f"the tokens of domain {self._domains(inside if inside.size else start)} are damaged: {self.path}, "
+                    f"bytes {place * CHECK_BYTES:,} to {place * CHECK_BYTES + held.nbytes:,} of its tokens differ "
+                    "from their checksum",
+                    "prepare the corpus again, or restore the file; the same command then goes on",
+                )
+        self._sound[places] = True
+        self._unseen = int((~self._sound).sum())
+
+    def _domains(self, start: np.ndarray) -> str:
+        firsts = [first for first, _ in self.sections]
+        found: np.ndarray = np.unique(np.searchsorted(firsts, start, side="right") - 1) if firsts else np.zeros(0, int)
+        return ", ".join(repr(self.sections[index][1]) for index in found)
+
+    def release(self) -> None:
+        """Lets the pages read so far go from the process; they stay in the system's page cache."""
+        memory = getattr(self.array, "_mmap", None)
+        if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
+            memory.madvise(mmap.MADV_DONTNEED)
+
+
+class MappedTokens:
+    """A section of a file: one domain's tokens."""
+
+    def __init__(self, file: TokenMap, *, name: str, first: int = 0, count: int | None = None) -> None:
+        """Copies nothing.
+
+        Args:
+            file: may hold the sections of many domains.
+            name: of the domain, for messages.
+            first: token of the file.
+            count: of tokens; None: all from `first` on.
+        """
+        self.file, self.name, self.start = file, name, first
+        self.count = len(file.array) - first if count is None else count
+        self.dtype = file.dtype
+        if (first, name) not in file.sections:
+            file.sections = sorted([*file.sections, (first, name)])
+
+    @classmethod
+    def open(cls, path: Path, dtype: np.dtype, *, name: str, **options: Any) -> "MappedTokens":
+        """A whole file as one domain; options are those of `TokenMap`."""
+        return cls(TokenMap(path, dtype, **options), name=name)
+
+    @property
+    def array(self) -> np.ndarray:
+        """The tokens, unchecked."""
+        return self.file.array[self.start : self.start + self.count]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        """See `TokenSource`."""
+        first = np.array([self.start + start])
+        self.file.assert_there(first)
+        self.file.check(first, stop - start)
+        return np.array(self.array[start:stop])
+
+    def windows(self, start: np.ndarray, width: int) -> np.ndarray:
+        """Stretches of `width` tokens from each `start` on, [n, width]."""
+        return self.file.windows(start + self.start, width)
+
+
+def windows(tokens: np.ndarray, start: np.ndarray, width: int) -> np.ndarray:
+    """Stretches of an array, which may overlap, [n, width].
+
+    Each is one item of an array that steps by one token, so that numpy copies it whole: a quarter faster than along
+    an axis, and one call serves all domains of a file.
+    """
+    size = tokens.dtype.itemsize
+    items = np.ndarray((max(0, len(tokens) - width + 1),), np.dtype((np.void, width * size)), tokens, strides=(size,))
+    return items[start].view(tokens.dtype).reshape(len(start), width)
+
+
+def checksums(tokens: np.ndarray) -> np.ndarray:
+    """CRC-32 of each `CHECK_BYTES` of an array of tokens."""
+    each = CHECK_BYTES // tokens.dtype.itemsize
+    parts = (tokens[start : start + each] for start in range(0, len(tokens), each))
+    return np.array([zlib.crc32(part.view(np.uint8).data) for part in parts], np.uint32)
+
+
+def _reopened(
+    path: Path, dtype: np.dtype, checks: np.ndarray | None, patience: float, sections: list[tuple[int, str]]
+) -> TokenMap:
+    opened = TokenMap(path, dtype, checks=checks, patience=patience)
+    opened.sections = sections
+    return opened
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
