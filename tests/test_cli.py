@@ -127,7 +127,7 @@ def test_a_run_killed_at_two_moments_ends_as_an_unbroken_one(tmp_path):
     start = time.perf_counter()
     whole = finish(path, tmp_path / "whole")
     lasted = time.perf_counter() - start
-    assert {name.rpartition("/")[2] for name in whole} >= {"steps.jsonl", "evaluation.json", "digits.bin"}
+    assert {name.rpartition("/")[2] for name in whole} >= {"steps.jsonl", "evaluation.json", "train.bin"}
     assert kill_and_finish(path, tmp_path / "broken", [0.4 * lasted, 0.5 * lasted]) == whole
 
 

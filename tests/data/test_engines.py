@@ -200,7 +200,7 @@ def test_processes_that_read_ahead_change_no_batch_and_end_with_the_iterator():
     assert len(workers) > 0
     made.close()
     for worker in workers:
-        worker.join(20)
+        worker.join(60)
         assert not worker.is_alive()
 
 
@@ -224,7 +224,7 @@ def test_worker_processes_end_when_their_parent_is_killed_and_leave_no_shared_me
     assert said.returncode == -9
     workers = [int(word) for word in said.stdout.split()]
     assert workers
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(map(alive, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.1)

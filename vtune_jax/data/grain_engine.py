@@ -284,6 +284,7 @@ class MixtureIterator(grain.DatasetIterator):
             chunk.rows.cancel()
         self._chunks.clear()
         self._current, self._plan = None, None
+        self._expected: dict[int, tuple[int, int]] = {}
         self._used = 0
         self._planned, self._plan_steps = 0, 0
         self._planned_step, self._planned_cursor = self._step, self._start
@@ -353,8 +354,11 @@ class MixtureIterator(grain.DatasetIterator):
     def _expect_blocks(self, cursor: Cursor) -> None:
         """Starts reading the blocks at hand and the next ones: whatever the weights become, the stream reads these."""
         for index in self._in_blocks:
-            ahead = blocks_ahead(self._spec, index, int(cursor.epoch[index]), int(cursor.row[index]), 4)
-            self._stores[index].expect(ahead, self._block_pool)  # type: ignore[attr-defined]
+            here = (int(cursor.epoch[index]), int(cursor.row[index]) // self._spec.blocks[index])
+            if self._expected.get(index) != here:
+                self._expected[index] = here
+                ahead = blocks_ahead(self._spec, index, here[0], int(cursor.row[index]), 4)
+                self._stores[index].expect(ahead, self._block_pool)  # type: ignore[attr-defined]
 
 
 class End(NamedTuple):

@@ -15,6 +15,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,23 +116,9 @@ def prepare(
 
     tokenised = job.run("tokenising", partial(_tokenise, str(tokenizer_file)))
     dtype = dtype_of(tokenizer.get_vocab_size())
-    joined = {side: _Joined(folder / f"{side}.bin", dtype) for side in SIDES}
-    entries = []
-    for domain in domains:
-        entry: dict[str, Any] = {
-            "name": domain.name,
-            "role": "base" if domain is config.base else "domain",
-            "source": domain.source,
-        }
-        if domain.is_tokens:
-            entry |= _borrowed(domain, config, folder, dtype, tokenizer)
-        else:
-            mine = [index for index, part in enumerate(parts) if part.domain is domain]
-            entry |= {side: _join(job, config, joined[side], domain.name, side, mine, tokenised) for side in SIDES}
-            entry |= {name: counts[domain.name][name] for name in ("duplicates", "skipped", "filtered")}
-        entries.append(entry)
-    for file in joined.values():
-        file.close()
+    with ExitStack() as stack:
+        joined = {side: stack.enter_context(_Joined(folder / f"{side}.bin", dtype)) for side in SIDES}
+        entries = _entries(domains, config, job, joined, counts, tokenised, tokenizer)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "tokenizer_sha256": sha256(tokenizer_file),
@@ -200,6 +187,33 @@ def _tokenise(tokenizer_file: str, task: Task) -> dict[str, dict[str, int]]:
     return {side: counts[code] for side, code in zip(SIDES, (TRAIN, HELDOUT), strict=True)}
 
 
+def _entries(
+    domains: tuple[DomainConfig, ...],
+    config: CorpusConfig,
+    job: Job,
+    joined: dict[str, "_Joined"],
+    counts: dict[str, dict[str, int]],
+    tokenised: list[dict[str, dict[str, int]]],
+    tokenizer: Tokenizer,
+) -> list[dict[str, Any]]:
+    """Writes every domain's tokens; returns what the manifest says of each."""
+    entries = []
+    for domain in domains:
+        entry: dict[str, Any] = {
+            "name": domain.name,
+            "role": "base" if domain is config.base else "domain",
+            "source": domain.source,
+        }
+        if domain.is_tokens:
+            entry |= _borrowed(domain, config, joined["train"].path.parent, joined["train"].dtype, tokenizer)
+        else:
+            mine = [index for index, part in enumerate(job.parts) if part.domain is domain]
+            entry |= {side: _join(job, config, joined[side], domain.name, side, mine, tokenised) for side in SIDES}
+            entry |= {name: counts[domain.name][name] for name in ("duplicates", "skipped", "filtered")}
+        entries.append(entry)
+    return entries
+
+
 class _Joined:
     """One side's tokens of all domains, one after another."""
 
@@ -217,8 +231,13 @@ class _Joined:
             self.tokens += len(content) // self.dtype.itemsize
         return {"file": self.path.name, "first": first, "sha256": digest.hexdigest()}
 
-    def close(self) -> None:
+    def __enter__(self) -> "_Joined":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._out.close()
+        if kind is not None:
+            return
         os.replace(self._temporary, self.path)
         array = np.memmap(self.path, self.dtype, "r") if self.tokens else np.zeros(0, self.dtype)
         write_whole(self.path.with_suffix(".crc32"), checksums(array).tobytes())

@@ -140,14 +140,20 @@ class BlockRows:
     def read(self, rows: np.ndarray) -> Rows:
         """See `RowStore`; `tokens` [n, length + 1] in the tokens' dtype."""
         _assert_rows(self, rows)
-        tokens = np.empty((len(rows), self.length + 1), self.source.dtype)
         of = rows // np.uint32(self.block)
+        first = int(of[0]) if len(of) else 0
+        if (of == first).all():
+            # The usual case: a domain is within one block.
+            return {"tokens": self._within(first, rows)}
+        tokens = np.empty((len(rows), self.length + 1), self.source.dtype)
         for block in np.unique(of).tolist():
             mine = of == block
-            held = self._block(block)
-            start = (rows[mine].astype(np.int64) - block * self.block) * self.length
-            tokens[mine] = windows(held, start, self.length + 1)
+            tokens[mine] = self._within(block, rows[mine])
         return {"tokens": tokens}
+
+    def _within(self, block: int, rows: np.ndarray) -> np.ndarray:
+        start = (rows.astype(np.int64) - block * self.block) * self.length
+        return windows(self._block(block), start, self.length + 1)
 
     def expect(self, blocks: Sequence[int], pool: Executor) -> None:
         """Starts reading blocks that the stream comes to next."""

@@ -87,7 +87,7 @@ class RecordTokens:
         began, waited = time.monotonic(), 0.05
         while True:
             try:
-                held = b"".join(self._reader(shard).read(first, last + 1))
+                records = self._reader(shard).read(first, last + 1)
                 break
             # The reader raises RuntimeError and IndexError for whatever is wrong with the file or its storage.
             except Exception as error:
@@ -106,7 +106,9 @@ class RecordTokens:
                     ) from error
                 time.sleep(waited)
                 waited = min(2 * waited, 2.0)
-        tokens = np.frombuffer(held, self.dtype)
+        # Copied by numpy, which lets other threads work meanwhile; joining bytes would not.
+        held = [np.frombuffer(record, self.dtype) for record in records]
+        tokens = np.concatenate(held)
         skip = start - first * self._record_tokens
         if len(tokens) < skip + stop - start:
             raise UserError(
