@@ -120,6 +120,11 @@ def _add_stage(
         default="local",
         help="who prepares the corpora: this machine's cores, or Ray's workers",
     )
+    verb.add_argument(
+        "--allow-data-change",
+        action="store_true",
+        help="an arm goes on from its newest checkpoint although the data, rows or limits have changed",
+    )
     verb.add_argument("--quiet", action="store_true", help="no progress")
     verb.set_defaults(verb=_stage, name=name)
 
@@ -140,7 +145,9 @@ def _stage(options: argparse.Namespace) -> int:
     config = experiment.load(options.config, overrides)
     folder = options.run_folder or Path("runs") / config.name
     progress = Progress(silent=options.quiet)
-    pipeline = Pipeline(config, folder, progress, work_engine=options.engine)
+    pipeline = Pipeline(
+        config, folder, progress, work_engine=options.engine, allow_data_change=options.allow_data_change
+    )
     try:
         with pipeline.run_folder.locked():
             # Where there is no terminal nothing says how wide the page is: wide enough for the tables.

@@ -1,6 +1,7 @@
 import concurrent.futures
 import itertools
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -70,6 +71,7 @@ def test_expected_blocks_are_read_ahead_once():
 
         def slice(self, start, stop):
             self.read.append(start)
+            time.sleep(0.01)
             return np.arange(start, stop, dtype=np.uint16)
 
     source = Counted()

@@ -3,7 +3,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from vtune_jax.rules import prior_weights
+from vtune_jax.rules import prior_weights, unimax_weights
 
 TOKENS = [10, 30, 60]
 
@@ -28,3 +28,29 @@ def test_ten_trillion_tokens_to_a_large_power_do_not_overflow():
 def test_impossible_priors_are_refused(tokens, power):
     with pytest.raises(ValueError, match="must"):
         prior_weights(tokens, power)
+
+
+def test_unimax_by_hand():
+    # Three domains of 10, 100 and 1,000 tokens, 300 to spend, at most 2 epochs. The smallest could have 100 but has 20;
+    # of the 280 left the second has 140; the rest goes to the third.
+    weights, unspent = unimax_weights([100, 10, 1000], 300, 2)
+    np.testing.assert_allclose(weights, np.array([140, 20, 140]) / 300)
+    assert unspent == 0
+
+
+def test_unimax_tells_what_cannot_be_spent():
+    weights, unspent = unimax_weights([10, 30], 100, 2)
+    np.testing.assert_allclose(weights, [0.25, 0.75])
+    assert unspent == 20
+
+
+def test_unimax_is_uniform_where_data_allow_it():
+    np.testing.assert_allclose(unimax_weights([50, 80, 60], 90, 1)[0], 1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(([0, 1], 10, 1), "tokens must be positive"), (([1, 1], 0, 1), "budget and max_epochs")]
+)
+def test_unimax_refuses_what_is_not_positive(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        unimax_weights(*arguments)

@@ -81,7 +81,7 @@ def test_a_stop_signal_saves_and_the_run_goes_on_from_there(tmp_path):
     assert stop.value.signal_number == signal.SIGTERM
     assert 10 <= stop.value.step <= 12
     checkpoints = Checkpoints(broken / "checkpoints")
-    assert checkpoints.restore(tiny.state(), {})[0] == stop.value.step
+    assert checkpoints.restore(tiny.state(), {}).step == stop.value.step
     checkpoints.close()
     assert_same_state(tiny.trained(broken), expected)
     assert_same_files(broken, whole)
@@ -140,7 +140,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_keeps_the_ch
     with pytest.raises(UserError, match=r"the loss is nan .* at step 15; the last good checkpoint is kept"):
         train(tiny.run(tmp_path), engine, tiny.state())
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    assert checkpoints.restore(tiny.state(), {})[0] == 12
+    assert checkpoints.restore(tiny.state(), {}).step == 12
     checkpoints.close()
 
 

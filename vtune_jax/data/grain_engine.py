@@ -11,7 +11,7 @@ import numpy as np
 
 from vtune_jax.core.simplex import QUOTA_ONE, to_quota
 from vtune_jax.core.types import Cursor
-from vtune_jax.data.allocation import rows_left
+from vtune_jax.data.ending import End, why_ended
 from vtune_jax.data.permutation import OrderCache
 from vtune_jax.data.plan import Plan, PlanSpec, at, blocks_ahead, fingerprint, plan_steps, start_cursor
 from vtune_jax.data.reader import Pool, Reader, Workers
@@ -254,7 +254,7 @@ class MixtureIterator(grain.DatasetIterator):
             raise ValueError(f"the state belongs to another mixture: {'; '.join(said)}.")
         dtypes = start_cursor(0)
         cursor = Cursor(*(np.array(state[name], column.dtype) for name, column in dtypes._asdict().items()))
-        self._step, self._start = state["step"], adapted(self._spec, cursor) if said else cursor
+        self._step, self._start = state["step"], adapted(self._spec.rows, cursor) if said else cursor
         announced = {state[f"{which}version"]: self._checked(state[f"{which}quota"]) for which in ("next_", "")}
         self._quotas = dict(sorted(announced.items()))
         self._forget_plan()
@@ -361,40 +361,15 @@ class MixtureIterator(grain.DatasetIterator):
                 self._stores[index].expect(ahead, self._block_pool)  # type: ignore[attr-defined]
 
 
-class End(NamedTuple):
-    """Why a mixture ends."""
-
-    reason: str
-    intended: bool  # a domain that is set to stop the run did; else nothing with weight is left to read
-
-
-def why_ended(spec: PlanSpec, quota: np.ndarray, cursor: Cursor, stores: Sequence[RowStore]) -> End:
-    """Which limits leave the next step without its rows."""
-    left = rows_left(np, spec, Cursor(*(np.asarray(column) for column in cursor))).tolist()
-    names = [store.name for store in stores]
-    low = [rows < spec.batch for rows in left]
-    ending = [name for name, stop, near in zip(names, spec.stops, low, strict=True) if stop and near]
-    if ending:
-        return End(f"{_quoted(ending)} has been read as often as allowed and is set to stop the run", True)
-    used = [name for name, near, share in zip(names, low, quota, strict=True) if share and near]
-    idle = [name for name, rows, share in zip(names, left, quota, strict=True) if not share and rows]
-    rest = f", and {_quoted(idle)} has weight zero" if idle else ", and no other domain is left"
-    return End(f"{_quoted(used)} cannot fill another batch within the limits{rest}", False)
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))
-
-
 def changes(was: State, now: State) -> list[str]:
     """What differs between what a state was made of and what there is now, in words."""
     names = sorted({*was, *now}, key=[*now, *was].index)
     return [f"{name} was {was.get(name)}, is {now.get(name)}" for name in names if was.get(name) != now.get(name)]
 
 
-def adapted(spec: PlanSpec, cursor: Cursor) -> Cursor:
-    """A cursor of other data on these: where the place lies past the end, the next epoch begins."""
-    rows = np.array(spec.rows, np.uint32)
+def adapted(rows: Sequence[int] | np.ndarray, cursor: Cursor) -> Cursor:
+    """A cursor of other data on domains of these lengths: where the place lies past the end, the next epoch begins."""
+    rows = np.asarray(rows, np.uint32)
     over = np.asarray(cursor.row) >= rows
     epoch = np.asarray(cursor.epoch) + over.astype(np.uint32)
     return cursor._replace(epoch=epoch, row=np.where(over, np.uint32(0), np.asarray(cursor.row)))

@@ -7,6 +7,7 @@ but the first are labels; a packed store (`data.packing`) names inputs, labels, 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
@@ -17,6 +18,8 @@ import numpy as np
 from vtune_jax.data.mapped import MappedTokens, windows
 from vtune_jax.data.sources import TokenSource
 from vtune_jax.errors import UserError
+
+_QUICK_S = 2e-3
 
 Rows = dict[str, np.ndarray]
 """Named arrays with one leading axis of rows."""
@@ -122,6 +125,7 @@ class BlockRows:
         self._rows = _count(len(source), length, source.name, limit)
         self._blocks: OrderedDict[int, Future[np.ndarray]] = OrderedDict()
         self._lock = threading.Lock()
+        self._load_seconds = _QUICK_S  # of the newest load
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_blocks", "_lock")}
@@ -156,7 +160,13 @@ class BlockRows:
         return windows(self._block(block), start, self.length + 1)
 
     def expect(self, blocks: Sequence[int], pool: Executor) -> None:
-        """Starts reading blocks that the stream comes to next."""
+        """Starts reading blocks that the stream comes to next, if reading them takes long.
+
+        Where a block comes at once, from the system's cache say, threads that compete with the training loop for
+        Python's lock cost more than they hide: halved the speed when it was measured.
+        """
+        if self._load_seconds < _QUICK_S:
+            return
         for block in blocks[: self._keep - 1]:
             with self._lock:
                 if block not in self._blocks:
@@ -186,8 +196,10 @@ class BlockRows:
 
     def _load(self, block: int) -> np.ndarray:
         first = block * self.block
-        last = min(first + self.block, len(self))
-        return self.source.slice(first * self.length, last * self.length + 1)
+        last, began = min(first + self.block, len(self)), time.monotonic()
+        tokens = self.source.slice(first * self.length, last * self.length + 1)
+        self._load_seconds = time.monotonic() - began
+        return tokens
 
 
 def _count(tokens: int, length: int, name: str, limit: int | None) -> int:

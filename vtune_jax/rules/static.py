@@ -61,7 +61,9 @@ def prior_weights(tokens: Sequence[int] | np.ndarray, power: float = 1.0) -> np.
     return shares / shares.sum()
 
 
-def unimax_weights(tokens: Sequence[int] | np.ndarray, budget: float, max_epochs: float) -> tuple[np.ndarray, float]:
+def unimax_weights(
+    tokens: Sequence[int] | np.ndarray, budget: float | int, max_epochs: float | int
+) -> tuple[np.ndarray, float]:
     """UniMax: uniform over the domains as far as none is read more than `max_epochs` times.
 
     From the smallest domain to the largest, with r domains and a budget of C_r left: `U_i = min(C_r / r, N n_i)`,

@@ -4,6 +4,7 @@ Each property does its stage and, before it, every stage it builds on; finished 
 """
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property
@@ -24,18 +25,30 @@ from vtune_jax.progress import Progress
 from vtune_jax.report.page import write_page
 from vtune_jax.report.picture import save_picture
 from vtune_jax.report.results import Results
-from vtune_jax.rules import Static
+from vtune_jax.rules import Static, unimax_weights
 from vtune_jax.stages.cache import RunFolder, Stage, read_json, write_json, write_text
 from vtune_jax.stages.outcome import collect, evaluate_arms
 from vtune_jax.stages.targets import blank_targets, predict_targets, targets_from
 from vtune_jax.stages.training import Lab, Streams, heldout_rows
+
+_DATA = tuple(
+    f"data.{name}"
+    for name in ("sequence", "batch", "heldout_rows", "evaluate_rows_at_once", "engine", "packing", "block_rows")
+)
+"""What of `DataConfig` results depend on; the other fields are about speed and patience."""
 
 
 class Pipeline:
     """One experiment in one run folder."""
 
     def __init__(
-        self, config: ExperimentConfig, folder: Path, progress: Progress, *, work_engine: WorkEngine = "local"
+        self,
+        config: ExperimentConfig,
+        folder: Path,
+        progress: Progress,
+        *,
+        work_engine: WorkEngine = "local",
+        allow_data_change: bool = False,
     ) -> None:
         """Opens the run folder and writes the resolved config into it; nothing is computed yet.
 
@@ -44,7 +57,9 @@ class Pipeline:
             folder: of the run.
             progress: told what happens.
             work_engine: who prepares the corpora; the result is the same.
+            allow_data_change: an arm that has not begun on these data goes on from its newest checkpoint on others.
         """
+        self.allow_data_change = allow_data_change
         self.config = config
         self.progress = progress
         self.work_engine: WorkEngine = work_engine
@@ -93,12 +108,24 @@ class Pipeline:
         """Reference weights, float64."""
         tokens = [len(self.prepared.domain(name).train) for name in self.prepared.names]
         budget = self.config.train.steps * self.config.data.batch_tokens
+        if epochs := self.config.mixture.unimax_epochs:
+            unspent = unimax_weights(tokens, budget, epochs)[1]
+            if unspent:
+                self.progress.note(
+                    f"UniMax: {unspent:,.0f} of {budget:,} tokens cannot be spent within {epochs:g} epochs; "
+                    "every domain is read more often"
+                )
         return self.config.mixture.prior(np.array(tokens), budget)
 
     @cached_property
     def lab(self) -> Lab:
         """The model and its compiled steps."""
-        return Lab(self.config, self.prepared.vocab_size)
+        return Lab(
+            self.config,
+            self.prepared.vocab_size,
+            self._model_facts(),
+            allow_data_change=self.allow_data_change,
+        )
 
     @cached_property
     def pretrain(self) -> Stage:
@@ -108,7 +135,7 @@ class Pipeline:
         if self.config.pretrain.from_run:
             return self._base_of(Path(self.config.pretrain.from_run))
         self.progress.stage("pretrain", f"base model on '{self.prepared.base_name}'")
-        key = self._key(("prepare",), "seed", "model", "data", "pretrain", "loop", "mixture.interval")
+        key = self._key(("prepare",), "seed", "model", *_DATA, "pretrain", "loop", "mixture.interval")
         return self.run_folder.stage("pretrain", key, self._pretrain)
 
     @cached_property
@@ -123,7 +150,7 @@ class Pipeline:
         self.progress.stage("targets", "initial losses, proxy runs, fit")
         key = {
             "base": base.digest,
-            **self._key(("prepare",), "seed", "model", "data", "mixture", "targets", "train", "loop"),
+            **self._key(("prepare",), "seed", "model", *_DATA, "mixture", "targets", "train", "loop"),
         }
         return self.run_folder.stage("targets", key, lambda folder: predict_targets(self, folder))
 
@@ -131,7 +158,7 @@ class Pipeline:
         """Continual pre-training under one method."""
         targets = self.targets
         label = arm.label or arm.name
-        key = self._key(("prepare",), "seed", "model", "data", "mixture", "train", "loop")
+        key = self._key(("prepare",), "seed", "model", *_DATA, "mixture", "train", "loop")
         key |= {"base": self.pretrain.digest, "method": settings.digest(arm)}
         if self.streams.limits:
             key["limits"] = [self.streams.limits, self.streams.stop]
@@ -214,6 +241,8 @@ class Pipeline:
 
     def _train(self, folder: Path, arm: MethodConfig, label: str) -> None:
         train = self.config.train
+        if self.allow_data_change and not (folder / "checkpoints").exists():
+            self._take_over(folder, label)
         with self.progress.bar(label, train.steps, names=self.prepared.names) as tick:
             self.lab.train(
                 folder,
@@ -227,6 +256,16 @@ class Pipeline:
                 tick=tick,
                 warn=self.progress.note,
             )
+
+    def _take_over(self, folder: Path, label: str) -> None:
+        """Copies the newest state of this arm on other data, metrics included."""
+        others = [other for other in folder.parent.glob(f"train-{label}-*/checkpoints") if other.parent != folder]
+        if others:
+            newest = max(others, key=lambda path: path.stat().st_mtime_ns).parent
+            shutil.copytree(newest / "checkpoints", folder / "checkpoints")
+            for name in ("steps.jsonl", "updates.jsonl"):
+                if (newest / name).exists():
+                    shutil.copyfile(newest / name, folder / name)
 
     def _model_facts(self) -> dict[str, str]:
         return {"model": settings.digest(self.config, "model"), "tokenizer": self.prepared.tokenizer_sha256}

@@ -24,10 +24,20 @@ class DomainPlan(NamedTuple):
     rows: int  # in one epoch
     rows_read: float  # under the prior
     heldout_rows: int
+    limit: int | None = None  # most rows ever read
+    stops: bool = False  # at its limit the run ends
 
     def epochs(self, factor: float = 1.0) -> float:
-        """How often the domain is read if its weight is the prior's times `factor`."""
-        return factor * self.rows_read / self.rows
+        """How often the domain is read if its weight is multiplied by `factor` and all weights are then rescaled."""
+        rescaled = factor / (1 + (factor - 1) * self.weight)
+        return rescaled * self.rows_read / self.rows
+
+    @property
+    def exhausted_at(self) -> float | None:
+        """Share of the run after which the limit is reached under the prior; None if it is not."""
+        if self.limit is None or self.rows_read <= self.limit:
+            return None
+        return self.limit / self.rows_read
 
 
 class Plan(NamedTuple):
@@ -47,9 +57,15 @@ def make_plan(pipeline: Pipeline) -> Plan:
     config, data = pipeline.config, pipeline.config.data
     rows_read = config.train.steps * data.batch * pipeline.prior
     domains = tuple(
-        DomainPlan(name, float(weight), len(store), float(read), data.heldout_rows)
-        for name, weight, store, read in zip(
-            pipeline.prepared.names, pipeline.prior, pipeline.streams.stores, rows_read, strict=True
+        DomainPlan(name, float(weight), len(store), float(read), data.heldout_rows, limit, stops)
+        for name, weight, store, read, limit, stops in zip(
+            pipeline.prepared.names,
+            pipeline.prior,
+            pipeline.streams.stores,
+            rows_read,
+            pipeline.streams.limits or (None,) * len(rows_read),
+            pipeline.streams.stop or (False,) * len(rows_read),
+            strict=True,
         )
     )
     proxies = () if config.targets.losses else proxy_lengths(config.targets.proxy_lengths, config.train.steps)
@@ -126,8 +142,14 @@ def render_plan(plan: Plan, console: Console, *, duration: bool = True) -> None:
         seconds = plan.flops / (UTILISATION * measured_flops_per_second())
         console.print(f"rough duration on this machine: {seconds / 60:.1f} minutes plus compilation")
     for domain in plan.domains:
-        if domain.epochs() > 4:
+        if domain.exhausted_at is not None:
+            then = "the run ends there" if domain.stops else "then its weight goes to the others"
             console.print(
-                f"note: '{domain.name}' will be read {domain.epochs():.1f} times under the prior, "
-                f"{domain.epochs(2):.1f} times if its weight doubles"
+                f"note: '{domain.name}' reaches its limit of {(domain.limit or 0) / domain.rows:.1f} epochs after "
+                f"{domain.exhausted_at:.0%} of the run under the prior; {then}"
+            )
+        elif domain.epochs() > 4:
+            console.print(
+                f"note: '{domain.name}': {domain.epochs():.1f} epochs under the prior; "
+                f"{domain.epochs(2):.1f} if its weight doubles"
             )

@@ -16,7 +16,7 @@ from vtune_jax.data.plan import PlanSpec, fingerprint
 from vtune_jax.data.rows import Rows, RowStore
 from vtune_jax.errors import UserError
 from vtune_jax.models import Model, build
-from vtune_jax.train.checkpoint import Checkpoints, canonical
+from vtune_jax.train.checkpoint import Checkpoints, Facts, canonical
 from vtune_jax.train.engines import (
     CompiledStep,
     DeviceEngine,
@@ -55,8 +55,19 @@ class Lab:
     Proxies and static arms differ only in what `RunConstants` holds, so they use one compiled step.
     """
 
-    def __init__(self, config: ExperimentConfig, vocabulary: int) -> None:
+    def __init__(
+        self, config: ExperimentConfig, vocabulary: int, facts: Facts | None = None, *, allow_data_change: bool = False
+    ) -> None:
+        """Builds the model; nothing is compiled yet.
+
+        Args:
+            config: of the experiment.
+            vocabulary: number of token ids.
+            facts: of the model and its tokenizer, that a checkpoint must agree with.
+            allow_data_change: takes over a checkpoint of other data.
+        """
         self.config = config
+        self._facts, self._allow_data_change = facts or {}, allow_data_change
         self.model: Model = build(config.model, vocabulary)
         self.evaluate = make_evaluate(self.model, config.data.evaluate_rows_at_once)
         self._jitted_evaluate = jax.jit(self.evaluate)
@@ -126,7 +137,8 @@ class Lab:
             lag=mixture.lag,
             batch_tokens=data.batch_tokens,
             rows=streams.rows.astype(np.int64),
-            facts=canonical({"data": fingerprint(spec), "steps": steps}),
+            facts=canonical({"data": fingerprint(spec), "steps": steps, **self._facts}),
+            allow_data_change=self._allow_data_change,
             loop=self.config.loop,
         )
         state = start(params, optimizer.build(), method_config.build(), targets)
@@ -162,7 +174,7 @@ class Lab:
         checkpoints.close()
         if found is None:
             raise UserError(f"the finished stage {folder} has no usable parameters", "delete that folder and run again")
-        return found[1]
+        return found.state
 
 
 def heldout_rows(store: RowStore, wanted: int, domain: str) -> Rows:

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,14 @@ FORMAT = 1
 SIZES = "sizes.json"
 Facts = dict[str, Any]
 T = TypeVar("T")
+
+
+class Restored(NamedTuple, Generic[T]):
+    """A checkpoint, read back."""
+
+    step: int
+    state: T
+    changed: str  # what it was made of that has changed since, in words
 
 
 class Checkpoints:
@@ -62,12 +70,13 @@ class Checkpoints:
                 raise _unwritable(self._folder, error) from error
             raise
 
-    def restore(self, template: T, facts: Facts) -> tuple[int, T] | None:
+    def restore(self, template: T, facts: Facts, *, may_differ: frozenset[str] = frozenset()) -> Restored[T] | None:
         """The newest checkpoint that is whole.
 
         Args:
             template: a state of the same shapes, dtypes and placement.
             facts: what this run is made of; the checkpoint's must agree.
+            may_differ: names of facts that need not; differences are returned.
 
         Returns:
             its step and state, or None when there is no usable checkpoint.
@@ -82,13 +91,16 @@ class Checkpoints:
                 self._manager.delete(step)
                 continue
             state, saved = found
-            differing = [key for key, value in facts.items() if saved.get(key) != value]
-            if differing:
+            differing = {key: _differences(saved.get(key), value) for key, value in facts.items()}
+            differing = {key: said for key, said in differing.items() if said}
+            refused = [f"{key} ({said})" for key, said in differing.items() if key not in may_differ]
+            if refused:
                 raise UserError(
-                    f"the checkpoint at {self._folder} was made with other {', '.join(differing)}",
-                    "use another run folder, or delete this one to start again",
+                    f"the checkpoint at {self._folder} was made with other {', '.join(refused)}",
+                    "use another run folder, delete this one to start again, or, if only the data differ, pass "
+                    "--allow-data-change to go on with them",
                 )
-            return step, state
+            return Restored(step, state, "; ".join(differing.values()))
         return None
 
     def _record_sizes(self) -> None:
@@ -204,6 +216,16 @@ def _unwritable(folder: Path, error: Exception) -> UserError:
         f"cannot write a checkpoint to {folder} ({reason})",
         "free some space and run the same command again; it goes on from the newest whole checkpoint",
     )
+
+
+def _differences(was: Any, now: Any) -> str:
+    """What differs, in words; empty if nothing does."""
+    if was == now:
+        return ""
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return f"was {was}, is {now}"
+    names = [name for name in {**now, **was} if was.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {was.get(name)}, is {now.get(name)}" for name in names)
 
 
 def canonical(facts: Facts) -> Facts:

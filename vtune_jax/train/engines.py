@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from vtune_jax.data.device_engine import TokenTable, build_table, draw
-from vtune_jax.data.grain_engine import End, MixtureIterator, why_ended
+from vtune_jax.data.ending import End, why_ended
+from vtune_jax.data.grain_engine import MixtureIterator
 from vtune_jax.data.plan import PlanSpec, available, steps_left
 from vtune_jax.data.reader import Workers
 from vtune_jax.data.rows import RowStore
@@ -38,8 +39,12 @@ class Engine(Protocol):
     failure: UserError | None
     """Why it made fewer steps: tokens that cannot be read. The state is sound."""
 
+    def place(self, state: TrainState) -> TrainState:
+        """The state on the devices."""
+        ...
+
     def start(self, state: TrainState) -> TrainState:
-        """Takes the data position from the state (and places it on the devices)."""
+        """Takes the data position from the state, and places it."""
         ...
 
     def advance(self, state: TrainState, steps: int) -> tuple[TrainState, MetricRows]:
@@ -90,6 +95,10 @@ class HostEngine:
         self._iterator: MixtureIterator
         self.ended: End | None = None
         self.failure: UserError | None = None
+
+    def place(self, state: TrainState) -> TrainState:
+        """See `Engine`."""
+        return replicate(state, self._mesh)
 
     def start(self, state: TrainState) -> TrainState:
         """See `Engine`."""
@@ -159,6 +168,10 @@ class DeviceEngine:
         self.failure: UserError | None = None
         self._constants = replicate(constants, None)
         self._table = build_table(stores)
+
+    def place(self, state: TrainState) -> TrainState:
+        """See `Engine`."""
+        return replicate(state, None)
 
     def start(self, state: TrainState) -> TrainState:
         """See `Engine`."""
@@ -234,4 +247,15 @@ def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     Placed explicitly even there: a jitted step compiles once for fresh arrays and once more for those that have been
     placed, by a checkpoint or by itself.
     """
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()) if mesh else jax.devices()[0])
+    if mesh is None:
+        return jax.device_put(tree, jax.local_devices()[0])
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, everywhere)
+
+    def on_all_hosts(leaf: Any) -> Array:
+        # Each process has the value and gives it to its own devices; nothing is sent.
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, everywhere, lambda index: host[index])
+
+    return jax.tree.map(on_all_hosts, tree)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from vtune_jax.core.types import LossSums
+from vtune_jax.data.grain_engine import adapted
 from vtune_jax.errors import UserError
 from vtune_jax.train.checkpoint import Checkpoints, Facts
 from vtune_jax.train.engines import Engine, MetricRows
@@ -59,6 +60,7 @@ class Run:
     facts: Facts  # what the data and the model are made of; a checkpoint of something else is refused
     loop: LoopConfig
     lag: int = 0  # steps until new weights come into force
+    allow_data_change: bool = False  # goes on from a checkpoint of other data instead of refusing it
 
 
 def train(
@@ -94,9 +96,17 @@ def train(
     steps_file, updates_file = (JsonLines(folder and folder / name) for name in ("steps.jsonl", "updates.jsonl"))
     checkpoints = Checkpoints(run.folder / "checkpoints", keep=run.loop.keep_checkpoints, warn=warn)
     try:
-        restored = checkpoints.restore(state, run.facts)
-        step, state = restored if restored else (0, state)
-        saved = step if restored else -1
+        may_differ = frozenset({"data"} if run.allow_data_change else ())
+        state = engine.place(state)
+        restored = checkpoints.restore(state, run.facts, may_differ=may_differ)
+        step, saved = 0, -1
+        if restored:
+            step, state, changed = restored
+            saved = step
+            if changed:
+                warn(f"goes on from step {step:,} on other data: {changed}")
+                cursor = jax.device_get(state.mixture.cursor)
+                state = state._replace(mixture=state.mixture._replace(cursor=adapted(run.rows, cursor)))
         for file in (steps_file, updates_file):
             file.cut(step)
         state = engine.start(state)
