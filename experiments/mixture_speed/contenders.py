@@ -174,8 +174,8 @@ def _device(folder: Path, length: int, batch: int, planned: bool) -> Iterator[np
     import jax
     import jax.numpy as jnp
 
-    from vtune_jax.data.device_engine import build_table, draw
-    from vtune_jax.data.plan import PlanSpec, start_cursor
+    from vtune_jax.data.device_engine import build_table, gather
+    from vtune_jax.data.plan import PlanSpec, plan_steps, start_cursor
     from vtune_jax.data.rows import TokenRows
 
     stores = [TokenRows(array, length, name=str(index)) for index, array in enumerate(files(folder))]
@@ -187,12 +187,15 @@ def _device(folder: Path, length: int, batch: int, planned: bool) -> Iterator[np
     # What is drawn is summed, as training would use it: else the compiler would drop the gather.
     @jax.jit
     def ours(carry):  # type: ignore[no-untyped-def]
-        def body(carry, _):  # type: ignore[no-untyped-def]
-            step, cursor, seen = carry
-            batch, cursor = draw(spec, length, table, step, quota, cursor)
-            return (step + np.uint32(1), cursor, seen + batch["tokens"].astype(jnp.uint32).sum(dtype=jnp.uint32)), None
+        step, cursor, seen = carry
+        plan, cursor = plan_steps(jnp, spec, step, INTERVAL, quota, cursor)
 
-        return jax.lax.scan(body, carry, length=INTERVAL)[0]
+        def body(seen, planned):  # type: ignore[no-untyped-def]
+            batch = gather(table, length, *planned)
+            return seen + batch["tokens"].astype(jnp.uint32).sum(dtype=jnp.uint32), None
+
+        seen, _ = jax.lax.scan(body, seen, (plan.domain, plan.row))
+        return step + np.uint32(INTERVAL), cursor, seen
 
     @jax.jit
     def bare(carry):  # type: ignore[no-untyped-def]
@@ -215,7 +218,7 @@ def _device(folder: Path, length: int, batch: int, planned: bool) -> Iterator[np
 
 
 def device(folder: Path, length: int, batch: int) -> Iterator[np.ndarray]:
-    """Planned and gathered inside one scan of 50 steps."""
+    """50 steps planned and gathered in one program, as the device engine does between two updates."""
     yield from _device(folder, length, batch, planned=True)
 
 

@@ -389,19 +389,21 @@ def test_a_lag_outside_the_interval_is_refused():
 
 
 def test_large_memory_maps_are_let_go_when_more_than_allowed_has_been_touched(monkeypatch, tmp_path):
-    released = []
+    released, mapped_bytes = [], iter(range(0, 10**12, 40 << 20))
     monkeypatch.setattr("vtune_jax.data.reader.LARGE_BYTES", 0)
+    monkeypatch.setattr("vtune_jax.data.reader._mapped_bytes", lambda: next(mapped_bytes))
     monkeypatch.setattr(TokenMap, "release", lambda file: released.append(file.path.name))
     mapped = []
     for store in stores():
         path = tmp_path / f"{store.name}.bin"
         store.tokens.tofile(path)
         mapped.append(TokenRows(MappedTokens.open(path, np.dtype(np.uint16), name=store.name), LENGTH))
-    made = MixtureIterator.of(mapped, [0.25] * 4, batch=64, interval=1000)
-    # Each row counts as one fault of 64 KiB: 1,536 of them are the 96 MiB, and reads are of 64 steps here.
-    for _ in range(65):
-        next(made)
-    assert released == [f"{store.name}.bin" for store in stores()] * 2
+    made = MixtureIterator.of(mapped, [0.25] * 4, batch=64, interval=1000, chunk=1)
+    plain = MixtureIterator.of(stores(), [0.25] * 4, batch=64, interval=1000, chunk=1)
+    # Two looks a step, 40 MiB more at each: the third look is past the 96 MiB.
+    for released_so_far in (0, 8):
+        np.testing.assert_array_equal(next(made)["tokens"], next(plain)["tokens"])
+        assert len(released) == released_so_far
 
 
 def test_quotas_that_do_not_sum_to_one_are_refused():

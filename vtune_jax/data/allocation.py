@@ -78,7 +78,7 @@ def rows_left(xp: ModuleType, spec: "PlanSpec", cursor: Cursor) -> Any:
     left = xp.where(many, np.uint32(PLENTY), ends - xp.minimum(cursor.row, ends))
     left = xp.where(over, np.uint32(0), xp.minimum(left, np.uint32(PLENTY)))
     unlimited = xp.asarray(np.array([limit is None for limit in spec.limit]))
-    return xp.where(unlimited, np.uint32(PLENTY), left)
+    return xp.where(unlimited, np.uint32(PLENTY), left).astype(np.uint32)
 
 
 def rescaled(xp: ModuleType, quota: Any, available: Any) -> Any:

@@ -55,13 +55,24 @@ def draw(
         the stores' arrays [batch, ...] and `domain` [batch]; the cursor.
     """
     plan, cursor = plan_steps(jnp, spec, step, 1, quota, cursor)
-    domain, row = plan.domain[0], plan.row[0]
+    return gather(table, length, plan.domain[0], plan.row[0]), cursor
+
+
+def gather(table: TokenTable, length: int, domain: Array, row: Array) -> dict[str, Array]:
+    """The rows of one planned batch, and `domain`.
+
+    Args:
+        table: of tokens.
+        length: predicted tokens per row.
+        domain: of each place.
+        row: within the domain.
+    """
     if set(table.rows) == {"tokens"} and table.rows["tokens"].ndim == 1:
         first = table.start[domain] + row * np.uint32(length)
         place = first[:, None] + jnp.arange(length + 1, dtype=jnp.uint32)
-        return {"tokens": table.rows["tokens"][place], "domain": domain}, cursor
+        return {"tokens": table.rows["tokens"][place], "domain": domain}
     place = table.start[domain] + row
-    return {**{name: rows[place] for name, rows in table.rows.items()}, "domain": domain}, cursor
+    return {**{name: rows[place] for name, rows in table.rows.items()}, "domain": domain}
 
 
 def _used(store: RowStore) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Memory-mapped files of tokens: one file, the sections of it that domains use, and what guards against bad bytes."""
 
+import contextlib
 import mmap
 import os
 import time
@@ -12,7 +13,7 @@ import numpy as np
 from vtune_jax.errors import UserError
 
 CHECK_BYTES = 1 << 16
-"""Bytes of a token file behind each of its checksums. A page fault maps as many, so checking touches no more."""
+"""Bytes of a token file behind each of its checksums; a page fault maps more, so checking costs no further ones."""
 
 _LOOK_EVERY_S = 0.05
 
@@ -124,9 +125,18 @@ class TokenMap:
 
     def release(self) -> None:
         """Lets the pages read so far go from the process; they stay in the system's page cache."""
-        memory = getattr(self.array, "_mmap", None)
-        if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
-            memory.madvise(mmap.MADV_DONTNEED)
+        self._advise("MADV_DONTNEED")
+
+    def read_sparsely(self) -> None:
+        """Maps some 200 KB around what is read, not the 2 MiB that newer systems map if they can."""
+        self._advise("MADV_NOHUGEPAGE")
+
+    def _advise(self, name: str) -> None:
+        memory, advice = getattr(self.array, "_mmap", None), getattr(mmap, name, None)
+        if memory is not None and advice is not None:
+            # A system may know the advice and not take it; it changes no byte.
+            with contextlib.suppress(OSError):
+                memory.madvise(advice)
 
 
 class MappedTokens:

@@ -14,6 +14,7 @@ import dataclasses
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Int32, UInt32
 
@@ -231,12 +232,13 @@ def _roll(xp: ModuleType, order: Any, domain: Any, row: Any) -> Any:
                 column.append(held)
             columns.append(column)
         return np.array(columns, np.uint32).T
-    rolled, held = [], order
     factor = xp.asarray(np.array(_LANES, np.uint32))
-    for words in zip(*lanes, strict=True):
-        held = held * factor + xp.stack(words) + np.uint32(1)
-        rolled.append(held)
-    return xp.stack(rolled)
+
+    def turn(held: Any, words: Any) -> Any:
+        held = held * factor + words + np.uint32(1)
+        return held, held
+
+    return jax.lax.scan(turn, xp.asarray(order), xp.stack(lanes, axis=1))[1]
 
 
 def _repeat(xp: ModuleType, values: Any, counts: Any, total: int) -> Any:

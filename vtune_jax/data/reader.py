@@ -1,5 +1,6 @@
 """Reading planned rows out of the stores: here, in threads or in processes."""
 
+import mmap
 import multiprocessing
 import os
 import threading
@@ -17,7 +18,7 @@ RESIDENT_BYTES = 96 << 20
 LARGE_BYTES = 512 << 20
 """Memory maps that are smaller than this together are left alone: to fault pages in again takes longer than reading."""
 
-_FAULT_BYTES = 1 << 16  # what one page fault maps
+_ROWS_BETWEEN_LOOKS = 32  # of a large map: a row has been seen to map from 64 KB to 2 MB around it
 
 Workers = Literal["threads", "processes"]
 
@@ -30,7 +31,9 @@ class Reader:
         sources = [getattr(store, "source", None) for store in self.stores]
         self._files = list({id(s.file): s.file for s in sources if isinstance(s, MappedTokens)}.values())
         self._releases = sum(file.array.nbytes for file in self._files) > LARGE_BYTES
-        self._touched = 0
+        self._before = _mapped_bytes()
+        for file in self._files if self._releases else ():
+            file.read_sparsely()
         # Domains in one file are read by one gather, in the order that is wanted.
         alike = len({store.length for store in self.stores}) == len(self._files) == 1
         self._one = alike and all(
@@ -41,15 +44,24 @@ class Reader:
 
     def read(self, domain: np.ndarray, row: np.ndarray) -> Rows:
         """Rows in the given order: any number of places, named arrays with that leading axis."""
-        if self._one:
-            if (row >= self._rows[domain]).any():
-                raise IndexError(f"a row past the end was asked for; the domains have {self._rows.tolist()}.")
-            length = self.stores[0].length
-            out = {"tokens": self._files[0].windows(self._first[domain] + row.astype(np.int64) * length, length + 1)}
-        else:
-            out = self._by_domain(domain, row)
-        self._bound_memory(out)
-        return out
+        if not self._releases:
+            return self._read(domain, row)
+        parts = []
+        for start in range(0, len(domain), _ROWS_BETWEEN_LOOKS):
+            here = slice(start, start + _ROWS_BETWEEN_LOOKS)
+            parts.append(self._read(domain[here], row[here]))
+            if _mapped_bytes() - self._before > RESIDENT_BYTES:
+                for file in self._files:
+                    file.release()
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _read(self, domain: np.ndarray, row: np.ndarray) -> Rows:
+        if not self._one:
+            return self._by_domain(domain, row)
+        if (row >= self._rows[domain]).any():
+            raise IndexError(f"a row past the end was asked for; the domains have {self._rows.tolist()}.")
+        length = self.stores[0].length
+        return {"tokens": self._files[0].windows(self._first[domain] + row.astype(np.int64) * length, length + 1)}
 
     def _by_domain(self, domain: np.ndarray, row: np.ndarray) -> Rows:
         out: Rows = {}
@@ -69,16 +81,6 @@ class Reader:
                 item = np.dtype((np.void, rows[0].nbytes))
                 out[name].view(item)[mine] = rows.view(item)
         return out
-
-    def _bound_memory(self, rows: Rows) -> None:
-        if not self._releases:
-            return
-        count = len(next(iter(rows.values())))
-        self._touched += sum(array.nbytes for array in rows.values()) + count * _FAULT_BYTES
-        if self._touched > RESIDENT_BYTES:
-            self._touched = 0
-            for file in self._files:
-                file.release()
 
 
 class Pool:
@@ -155,3 +157,12 @@ def _end_with_parent() -> None:
 
 def _read(domain: np.ndarray, row: np.ndarray) -> Rows:
     return _here.read(domain, row)
+
+
+def _mapped_bytes() -> int:
+    """Pages of files that are mapped in this process; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[2]) * mmap.PAGESIZE
+    except OSError:
+        return 0

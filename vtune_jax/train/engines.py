@@ -13,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from vtune_jax.data.device_engine import TokenTable, build_table, draw
+from vtune_jax.data.device_engine import TokenTable, build_table, gather
 from vtune_jax.data.ending import End, why_ended
 from vtune_jax.data.grain_engine import MixtureIterator
-from vtune_jax.data.plan import PlanSpec, available, steps_left
+from vtune_jax.data.plan import PlanSpec, available, plan_steps, steps_left
 from vtune_jax.data.reader import Workers
 from vtune_jax.data.rows import RowStore
 from vtune_jax.errors import UserError
@@ -205,16 +205,21 @@ def scan_steps(
     *,
     steps: int,
 ) -> tuple[TrainState, StepMetrics]:
-    """Draws and learns `steps` times in one program; metrics come back stacked."""
+    """Plans, gathers and learns `steps` times in one program; metrics come back stacked.
 
-    def one(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
-        mixture = state.mixture
-        step = state.step.astype(jnp.uint32)
-        batch, cursor = draw(spec, row_length, table, step, mixture.quota, mixture.cursor)
-        placed = {**batch, "cursor": cursor, "available": available(jnp, spec, cursor)}
-        return train_step(state, placed, constants)
+    All steps are under the same weights, so they are planned at once: fewer and larger operations than step by step.
+    """
+    mixture = state.mixture
+    first = state.step.astype(jnp.uint32)
+    plan, _ = plan_steps(jnp, spec, first, steps, mixture.quota, mixture.cursor)
+    open_domains = available(jnp, spec, plan.after)
 
-    return jax.lax.scan(one, state, length=steps)
+    def one(state: TrainState, planned: Any) -> tuple[TrainState, StepMetrics]:
+        domain, row, cursor, left = planned
+        batch = {**gather(table, row_length, domain, row), "cursor": cursor, "available": left}
+        return train_step(state, batch, constants)
+
+    return jax.lax.scan(one, state, (plan.domain, plan.row, plan.after, open_domains))
 
 
 def compile_scan(train_step: TrainStep, spec: PlanSpec, row_length: int) -> Scan:
