@@ -115,17 +115,19 @@ def memory(folder: Path) -> dict[str, float]:
             array = np.random.default_rng(index).integers(0, 50_000, GB // 2, np.uint16)
             array.tofile(out)
             del array
-    file = TokenMap(path, np.dtype(np.uint16), checks=checksums(np.memmap(path, np.uint16, "r")))
+    whole = np.memmap(path, np.uint16, "r")
+    checks = checksums(whole)
+    del whole
+    file = TokenMap(path, np.dtype(np.uint16), checks=checks)
     each = GB // 2
     stores = [TokenRows(MappedTokens(file, name=str(i), first=i * each, count=each), LENGTH) for i in range(4)]
     made = MixtureIterator.of(stores, [0.25] * 4, batch=64, interval=50)
-    file.release()
     before, most, rng = resident(), 0.0, np.random.default_rng(0)
     for step in range(4000):
         if step and step % 50 == 0:
             made.post(step // 50, rng.dirichlet(np.ones(4)))
-            most = max(most, resident() - before)
         next(made)
+        most = max(most, resident() - before)
     return {"files": 4 * GB / 1e6, "growth": most, "read": 4000 * 64 * LENGTH * 2 / 1e6}
 
 
