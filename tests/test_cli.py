@@ -67,6 +67,24 @@ def test_a_broken_line_is_named_and_can_be_skipped(tmp_path):
     assert "domain 'digits': 1 skipped documents left out" in said.stderr
 
 
+def test_options_reach_the_pipeline(monkeypatch, tmp_path):
+    class Seen(Exception):
+        pass
+
+    def pipeline(config, folder, progress, **options):
+        raise Seen(config.corpus.skip_bad, options)
+
+    monkeypatch.setattr("vtune_jax.stages.pipeline.Pipeline", pipeline)
+    path, options = write_experiment(tmp_path), ("--engine", "ray", "--allow-data-change", "--skip-bad", "--quiet")
+    for given, expected in (
+        ((), (False, {"work_engine": "local", "allow_data_change": False})),
+        (options, (True, {"work_engine": "ray", "allow_data_change": True})),
+    ):
+        with pytest.raises(Seen) as seen:
+            cli.invoke(["prepare", str(path), *given])
+        assert seen.value.args == expected
+
+
 def test_a_full_disk_says_what_is_safe(monkeypatch, tmp_path, capsys):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device", "tokens.bin")

@@ -104,7 +104,7 @@ def measure(folder: Path, length: int, batch: int, options: argparse.Namespace) 
             running[name] = process
         else:
             print(f"{name} left out: {said.strip() or 'it failed'}", file=sys.stderr)
-            process.kill()
+            _end(process)
     speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in running}
     for turn in range(-1, options.rounds):
         for name in list(running)[:: 1 if turn % 2 else -1]:
@@ -117,7 +117,7 @@ def measure(folder: Path, length: int, batch: int, options: argparse.Namespace) 
             if turn >= 0:  # the first round warms up
                 speeds[name].append((tokens / cpu / 1e6, tokens / wall / 1e6))
     for process in running.values():
-        process.kill()
+        _end(process)
 
     def ratio(name: str, other: str) -> float | None:
         if other not in speeds:
@@ -133,6 +133,11 @@ def measure(folder: Path, length: int, batch: int, options: argparse.Namespace) 
         }
         for name, found in speeds.items()
     }
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
 
 
 def facts() -> dict[str, str]:

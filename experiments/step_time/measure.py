@@ -33,7 +33,7 @@ from vtune_jax.memory import keep_freed_memory
 from vtune_jax.models import DecoderConfig, build
 from vtune_jax.rules import Static, Velocitune
 from vtune_jax.train.engines import HostEngine, compile_step
-from vtune_jax.train.evaluate import make_evaluate
+from vtune_jax.train.evaluate import Heldout, make_evaluate
 from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import RunConstants, make_targets, start
 from vtune_jax.train.step import make_train_step
@@ -131,13 +131,10 @@ def make_loop(name: str, setting: Setting) -> Callable[[int], None]:
         return bare_loop(setting, stores, model, params, optimizer)
     method = Static() if name == "static" else Velocitune(floor=0.01)
     evaluate = make_evaluate(model, 32) if name == "evaluated" else known_losses
-    heldout = np.stack([store.read(np.arange(setting.heldout_rows, dtype=np.uint32)) for store in stores])
-    lengths = tuple(map(len, stores))
-    constants = RunConstants(
-        heldout=jnp.asarray(heldout), rows=jnp.asarray(lengths, jnp.uint32), horizon=jnp.int32(100_000)
-    )
+    read = [store.read(np.arange(setting.heldout_rows, dtype=np.uint32))["tokens"] for store in stores]
+    constants = RunConstants(heldout={"tokens": jnp.asarray(np.stack(read))}, horizon=jnp.int32(100_000))
     train_step = make_train_step(model, optimizer, method.build(), evaluate, interval=setting.interval)
-    spec = PlanSpec(rows=lengths, batch=setting.batch, seed=0)
+    spec = PlanSpec(rows=tuple(map(len, stores)), batch=setting.batch, seed=0)
     engine = HostEngine(compile_step(train_step), spec, stores, constants, interval=setting.interval)
     ones = np.ones(setting.domains)
     targets = make_targets(9 * ones, np.linspace(1, 5, setting.domains), 0.1 * ones, ones / setting.domains)
@@ -152,9 +149,9 @@ def make_loop(name: str, setting: Setting) -> Callable[[int], None]:
     return loop
 
 
-def known_losses(params: object, heldout: jax.Array) -> LossSums:
+def known_losses(params: object, heldout: Heldout) -> LossSums:
     """Evidence that costs nothing: losses that differ by domain."""
-    domains, rows, window = heldout.shape
+    domains, rows, window = heldout["tokens"].shape
     return LossSums(
         nats=jnp.linspace(4.0, 8.0, domains) * rows * (window - 1), tokens=jnp.full(domains, rows * (window - 1))
     )
@@ -163,7 +160,7 @@ def known_losses(params: object, heldout: jax.Array) -> LossSums:
 def bare_loop(setting, stores, model, params, optimizer):
     """What one would write without any mixture: one shuffled pool of rows, a jitted optax step."""
     transform = optimizer.build()
-    pool = np.concatenate([store.read(np.arange(len(store), dtype=np.uint32)) for store in stores])
+    pool = np.concatenate([store.read(np.arange(len(store), dtype=np.uint32))["tokens"] for store in stores])
     rng = np.random.default_rng(1)
 
     def loss_of(params, tokens):

@@ -59,22 +59,34 @@ def test_rows_in_blocks_are_the_rows_of_the_file(tmp_path, block):
     assert isinstance(plain, RowStore)
 
 
+class Counted:
+    """Tokens that take so many seconds to read, and the places asked for."""
+
+    name, dtype = "manuals", np.dtype(np.uint16)
+
+    def __init__(self, seconds):
+        self.read, self.seconds = [], seconds
+
+    def __len__(self):
+        return 5000
+
+    def slice(self, start, stop):
+        self.read.append(start)
+        time.sleep(self.seconds)
+        return np.arange(start, stop, dtype=np.uint16)
+
+
+def test_nothing_is_read_ahead_of_a_source_that_answers_at_once(monkeypatch):
+    store = BlockRows(Counted(0), LENGTH, block=10, keep=4)
+    monkeypatch.setattr("vtune_jax.data.rows._QUICK_S", 1.0)
+    store.read(np.array([1], np.uint32))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        store.expect([5, 2], pool)
+    assert store.source.read == [0]
+
+
 def test_expected_blocks_are_read_ahead_once():
-    class Counted:
-        name, dtype = "manuals", np.dtype(np.uint16)
-
-        def __init__(self):
-            self.read = []
-
-        def __len__(self):
-            return 5000
-
-        def slice(self, start, stop):
-            self.read.append(start)
-            time.sleep(0.01)
-            return np.arange(start, stop, dtype=np.uint16)
-
-    source = Counted()
+    source = Counted(0.01)
     store = BlockRows(source, LENGTH, block=10, keep=4)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         store.expect([5, 2, 9, 1], pool)

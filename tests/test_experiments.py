@@ -1,0 +1,53 @@
+"""The commands in `experiments/` still run: at tiny sizes, with results that can only come from doing the work."""
+
+import argparse
+
+import numpy as np
+import pytest
+
+from experiments import own_loop
+from experiments.mixture_speed import measure as speed
+from experiments.mixture_speed import waits
+from experiments.plan_cost import measure as plan_cost
+from experiments.step_time import measure as step_time
+from vtune_jax.models import DecoderConfig
+
+
+def test_somebody_elses_loop_reads_by_its_own_weights(capsys):
+    read = own_loop.main(60)
+    # 50 steps of 32 rows under (0.6, 0.3, 0.1), 10 under (0.2, 0.3, 0.5): no domain is further off than a row a step.
+    expected = 1600 * np.array([0.6, 0.3, 0.1]) + 320 * np.array([0.2, 0.3, 0.5])
+    assert read.sum() == 1920
+    assert np.abs(read - expected).max() < 60
+    assert "step 50: loss" in capsys.readouterr().out
+
+
+def test_the_cost_of_the_plan_is_measured():
+    found = plan_cost.measure(2)
+    assert set(found) == {"4", "64", "1000"}
+    assert all(value > 0 for cell in found.values() for value in cell.values())
+
+
+def test_the_cost_of_moving_is_measured():
+    model = DecoderConfig(layers=1, width=8, heads=1, key_value_heads=1, hidden=8)
+    setting = step_time.Setting(rows=40, heldout_rows=2, interval=2, vocabulary=32, sequence=8, model=model)
+    found = step_time.measure(setting, rounds=1, steps=2)
+    assert found["ratio"]["static"] == 1
+    assert set(found["milliseconds"]) == set(step_time.LOOPS)
+
+
+@pytest.mark.parametrize("case", waits.CASES)
+def test_waits_are_measured(case, monkeypatch):
+    monkeypatch.setattr(waits, "LATENCY_S", 0)
+    monkeypatch.setattr(waits, "STEP_S", 0)
+    found = waits.waits(*waits.CASES[case], steps=60, tokens=200_000)
+    assert found["first_worst"] >= found["first_median"] > 0
+
+
+def test_speeds_are_measured_side_by_side(tmp_path):
+    speed.make_files(tmp_path, 40_000)
+    options = argparse.Namespace(python="python", only=["numpy_limit", "ours"], rounds=1, seconds=0.02)
+    found = speed.measure(tmp_path, 128, 8, options)
+    assert found["numpy_limit"]["to_limit"] == 1
+    assert found["ours"]["per_cpu_second"] > 0
+    assert found["ours"]["to_grain"] is None
