@@ -1,8 +1,11 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -164,6 +167,27 @@ def test_weights_that_are_no_shares_stop_the_run_before_they_are_saved(tmp_path,
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     tiny.trained(tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_18", "step_20"]
+
+
+def test_saving_waits_for_old_checkpoints_to_go(tmp_path, monkeypatch):
+    remove, emptied = shutil.rmtree, threading.Event()
+
+    def slowly(path, *arguments, **options):
+        # As the system's own: first the files, then the folder, which must have stayed empty.
+        for inside in Path(path).iterdir():
+            remove(inside) if inside.is_dir() else inside.unlink()
+        emptied.set()
+        time.sleep(0.3)
+        os.rmdir(path)
+
+    monkeypatch.setattr(shutil, "rmtree", slowly)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (1, 2):
+        checkpoints.save(step, {"a": np.arange(3.0)}, {})
+    assert emptied.wait(30)
+    checkpoints.save(3, {"a": np.arange(3.0)}, {})
+    checkpoints.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["step_3"]
 
 
 def test_the_checksum_sees_every_bit_and_every_place():

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.connection import Connection, wait
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -98,15 +99,15 @@ class Pool:
         self.workers = workers
         self._reader = reader
         self._executor: Executor | None = None
+        self._held: Connection | None = None
         self._kind = kind
         if workers and kind == "threads":
             self._executor = ThreadPoolExecutor(workers, thread_name_prefix="rows")
         elif workers:
+            context = multiprocessing.get_context("spawn")
+            here, self._held = context.Pipe(duplex=False)
             self._executor = ProcessPoolExecutor(
-                workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_begin,
-                initargs=(reader,),
+                workers, mp_context=context, initializer=_begin, initargs=(reader, here)
             )
 
     def submit(self, domain: np.ndarray, row: np.ndarray) -> "Future[Rows] | _Now":
@@ -121,6 +122,8 @@ class Pool:
         """Drops what is not begun and lets the workers end."""
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._held is not None:
+            self._held.close()
 
 
 class _Now(NamedTuple):
@@ -140,19 +143,19 @@ class _Now(NamedTuple):
 _here: Reader
 
 
-def _begin(reader: Reader) -> None:
+def _begin(reader: Reader, held: Connection) -> None:
     """Runs first in each worker process."""
     global _here
     _here = reader
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_when_let_go, args=(held,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_when_let_go(held: Connection) -> None:
+    # The other end is closed by `close`, or by the system when the parent is killed, of which a worker that waits for
+    # work would never hear. Nothing is lost by ending at once: workers only read.
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        # A worker waiting for work would never hear that its parent was killed.
-        parent.join()
-        os._exit(1)
+    wait([held] if parent is None else [held, parent.sentinel])
+    os._exit(0)
 
 
 def _read(domain: np.ndarray, row: np.ndarray) -> Rows:

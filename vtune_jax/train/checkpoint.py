@@ -5,7 +5,6 @@ version, a checksum of the state and what the run was made of. Orbax writes it i
 place when it is whole.
 """
 
-import contextlib
 import json
 import logging
 from collections.abc import Callable
@@ -59,7 +58,7 @@ class Checkpoints:
 
     def save(self, step: int, state: PyTree, facts: Facts) -> None:
         """Starts writing; returns as soon as the state is copied, so that the next step may overwrite it."""
-        self._record_sizes()
+        self.wait()
         facts = {**facts, "format": FORMAT, "checksum": _hex(checksum(state))}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts))
         try:
@@ -106,6 +105,8 @@ class Checkpoints:
     def _record_sizes(self) -> None:
         """Notes the length of every file of a checkpoint. A folder with a step's name is whole, as renaming comes last.
 
+        Only while the manager rests: a note written into an old step that it is removing would keep it from going.
+
         A truncated file is so found by its length: its reader, which reads many files at once, would first fill the
         screen with the failures of the reads that it left pending.
         """
@@ -114,9 +115,7 @@ class Checkpoints:
         for folder in self._folder.glob("step_[0-9]*"):
             record = folder / SIZES
             if folder.name.removeprefix("step_").isdigit() and not record.exists():
-                # The manager may be removing an old step at this moment.
-                with contextlib.suppress(FileNotFoundError):
-                    record.write_text(json.dumps(_sizes(folder)))
+                record.write_text(json.dumps(_sizes(folder)))
 
     def _unequal(self, step: int) -> str | None:
         folder = self._folder / f"step_{step}"
