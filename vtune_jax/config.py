@@ -17,11 +17,19 @@ from vtune_jax.data.sources import RecordTokens
 from vtune_jax.errors import UserError
 from vtune_jax.fits.targets import Policy
 from vtune_jax.models import DecoderConfig
-from vtune_jax.rules import Static, Velocitune, prior_weights, unimax_weights
+from vtune_jax.rules import (
+    DynamicBatchLoading,
+    GroupDro,
+    Odm,
+    Static,
+    Velocitune,
+    prior_weights,
+    unimax_weights,
+)
 from vtune_jax.train.loop import LoopConfig
 from vtune_jax.train.optimizer import OptimizerConfig
 
-MethodConfig = Velocitune | Static
+MethodConfig = Velocitune | Static | DynamicBatchLoading | GroupDro | Odm
 BLOCK_TOKENS = 1 << 19
 """Tokens read together from ArrayRecord shards: sixteen records."""
 

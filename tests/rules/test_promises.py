@@ -11,9 +11,17 @@ from hypothesis import strategies as st
 
 from vtune_jax.core.constraints import with_floor
 from vtune_jax.core.types import LossSums, Observation, Targets
-from vtune_jax.rules import METHODS
+from vtune_jax.rules import METHODS, DynamicBatchLoading, GroupDro, Odm
 
-CONFIGS = {entry.name: entry.config for entry in METHODS}
+CONFIGS = {entry.name: entry.config for entry in METHODS} | {
+    "dbl bandit": functools.partial(DynamicBatchLoading, form="bandit"),
+    "dbl clipped": functools.partial(DynamicBatchLoading, clip=True),
+    "group_dro adjusted": functools.partial(GroupDro, adjustment=2.0, normalize=True),
+    "group_dro cvar": functools.partial(GroupDro, form="cvar"),
+    "odm smoothed_softmax": functools.partial(Odm, form="smoothed_softmax"),
+    "odm smoothed_share": functools.partial(Odm, form="smoothed_share"),
+    "odm paper": functools.partial(Odm, form="paper"),
+}
 EVERY_METHOD = pytest.mark.parametrize("name", CONFIGS)
 FLOOR = 0.01
 
@@ -23,7 +31,8 @@ def problem(seed, domains, dtype=np.float32):
     initial = rng.uniform(2, 5, domains).astype(dtype)
     target = (initial - rng.uniform(0.1, 2, domains)).astype(dtype)
     prior = rng.dirichlet(np.ones(domains)).astype(dtype)
-    targets = Targets(*map(jnp.asarray, (initial, target, np.zeros(domains, dtype), prior)))
+    sizes = jnp.asarray(rng.uniform(1e3, 1e6, domains), dtype)
+    targets = Targets(*map(jnp.asarray, (initial, target, np.zeros(domains, dtype), prior)), {"sizes": sizes})
     loss = initial - rng.uniform(-0.2, 1.2, domains) * (initial - target)
     tokens = rng.integers(1, 5000, domains)
     return targets, loss.astype(dtype), tokens
@@ -32,7 +41,8 @@ def problem(seed, domains, dtype=np.float32):
 def observation(loss, tokens, step=10):
     domains = len(tokens)
     sums = LossSums(jnp.asarray(loss * tokens, jnp.float32), jnp.asarray(tokens, jnp.int32))
-    return Observation(sums, sums, jnp.zeros(domains), jnp.asarray(step))
+    even = jnp.full(domains, 1 / domains)
+    return Observation(sums, sums, jnp.zeros(domains), jnp.asarray(step), weights=even)
 
 
 @functools.cache
@@ -65,7 +75,7 @@ def test_any_evidence_keeps_weights_finite_on_the_simplex_and_above_the_floor(na
     targets, _, _ = problem(1, 5)
     method = built(name, FLOOR)
     sums = LossSums(jnp.array(losses, jnp.float32), jnp.array(tokens, jnp.int32))
-    evidence = Observation(sums, sums, jnp.zeros(5), jnp.asarray(1))
+    evidence = Observation(sums, sums, jnp.zeros(5), jnp.asarray(1), weights=targets.prior)
     new = np.asarray(one_update(method, targets, evidence))
     assert np.isfinite(new).all()
     assert new.min() >= FLOOR * (1 - 1e-5)
@@ -80,7 +90,7 @@ def test_permuting_domains_permutes_weights(name, seed, order):
     order = np.array(order)
     method = built(name)
     straight = np.asarray(one_update(method, targets, observation(loss, tokens)))
-    permuted_targets = Targets(*(column[order] for column in targets[:4]))
+    permuted_targets = jax.tree.map(lambda column: column[order], targets)
     permuted = np.asarray(one_update(method, permuted_targets, observation(loss[order], tokens[order])))
     np.testing.assert_allclose(permuted, straight[order], rtol=1e-5, atol=1e-7)
 

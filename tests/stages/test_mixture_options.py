@@ -151,6 +151,17 @@ def test_an_arm_goes_on_from_its_state_on_other_data_only_if_asked(path, tmp_pat
     assert any("goes on from step 30 on other data: rows was" in note for note in said.notes)
 
 
+def test_a_method_is_given_the_sizes_that_it_needs(path, tmp_path):
+    pipeline, _ = made(path, tmp_path / "run", 'arms=[{name="group_dro", form="cvar", floor=0.05}]')
+    tokens = [len(pipeline.prepared.domain(name).train) for name in pipeline.prepared.names]
+    rows = updates(pipeline, "group_dro")
+    shares = np.array(tokens) / sum(tokens)
+    # Whatever is worst, its share of the worst fifth of the data follows from its size.
+    worst = np.argmax(rows[0]["train_loss"])
+    expected = 0.05 + (1 - 0.05 * len(tokens)) * min(1.0, shares[worst] / 0.2)
+    assert rows[0]["weights"][worst] == pytest.approx(expected, rel=1e-3)
+
+
 def test_the_config_of_every_option_is_written_and_read_back(path, tmp_path):
     options = (
         "data.packing=best_fit",

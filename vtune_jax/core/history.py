@@ -67,3 +67,11 @@ def last_seen(history: LossHistory) -> tuple[Float[Array, " domains"], Bool[Arra
     nats = jnp.where(seen, jnp.take_along_axis(nats, newest, axis=0)[0], 0.0)
     tokens = jnp.where(seen, jnp.take_along_axis(tokens, newest, axis=0)[0], 1)
     return nats / tokens.astype(nats.dtype), seen
+
+
+def newest(history: LossHistory) -> tuple[Float[Array, " domains"], Bool[Array, " domains"]]:
+    """The newest observation alone: nats per token (0 for a domain that is not in it), and whether it is."""
+    row = newest_first(history)[:1]
+    return last_seen(
+        history._replace(nats=history.nats[row], tokens=history.tokens[row], entries=jnp.ones((), jnp.int32))
+    )

@@ -32,9 +32,20 @@ def exponentiated_gradient(
     # A bounded exponent keeps log w + eta s free of inf - inf; beyond it softmax is one-hot anyway.
     exponent = jnp.clip(step_size * jnp.where(seen, scores, 0.0), -1e30, 1e30)
     movable = seen & (weights > 0)
-    logits = jnp.where(movable, jnp.log(jnp.where(movable, weights, 1.0)) + exponent, -jnp.inf)
+    logits = jnp.where(movable, jnp.log(jnp.where(movable, weights, 1.0)) + exponent, 0.0)
+    return mix_with_uniform(share_out(weights, logits, movable), smoothing).astype(weights.dtype)
+
+
+def share_out(weights: Weights, logits: Float[Array, " domains"], movable: Bool[Array, " domains"]) -> Weights:
+    """What the movable domains have together, shared among them by `softmax(logits)`; the others keep their weight.
+
+    Args:
+        weights: on the simplex.
+        logits: finite.
+        movable: domains that take part; where none does, nothing moves.
+    """
+    logits = jnp.where(movable, logits, -jnp.inf)
     peak = jnp.where(movable.any(), logits.max(), 0.0)
     raised = jnp.where(movable, jnp.exp(logits - jax.lax.stop_gradient(peak)), 0.0)
     mass = jnp.where(movable, weights, 0.0).sum()
-    moved = mass * raised / jnp.where(movable.any(), raised.sum(), 1.0)
-    return mix_with_uniform(jnp.where(movable, moved, weights), smoothing).astype(weights.dtype)
+    return jnp.where(movable, mass * raised / jnp.where(movable.any(), raised.sum(), 1.0), weights)

@@ -38,6 +38,7 @@ class Observation(NamedTuple):
     trained_tokens: Float[Array, " domains"]  # training tokens read so far
     step: Int[Array, ""]  # optimiser steps done
     available: Bool[Array, " domains"] | None = None  # False: read as often as allowed; its weight goes to the others
+    weights: Weights | None = None  # the mixture that the training batches were drawn from
 
 
 class LossHistory(NamedTuple):
@@ -58,7 +59,7 @@ class Targets(NamedTuple):
     target: Float[Array, " domains"]  # predicted held-out loss after the full token budget
     target_error: Float[Array, " domains"]  # its standard error
     prior: Float[Array, " domains"]  # reference weights
-    constants: PyTree = ()  # per method, for instance a skill graph
+    constants: PyTree = ()  # a dictionary of what a method needs beside: "sizes", the tokens of each domain
 
 
 Scalar = float | Float[Array, ""]
@@ -74,7 +75,7 @@ class Method(NamedTuple):
     init: Callable[[Targets], LossHistory]
     observe: Callable[[LossHistory, Observation], LossHistory]
     update: UpdateRule
-    needs: frozenset[str]  # what the trainer must supply: "heldout", "train", "targets"
+    needs: frozenset[str]  # what the trainer must supply: "heldout", "train", "weights", "targets", "sizes"
 
 
 class Cursor(NamedTuple):

@@ -15,8 +15,26 @@
 [0.378, 0.622]
 """
 
+from vtune_jax.rules.dbl import DynamicBatchLoading, dynamic_batch_loading
+from vtune_jax.rules.group_dro import GroupDro, cvar_dro, group_dro
+from vtune_jax.rules.odm import Odm, odm
 from vtune_jax.rules.static import Static, prior_weights, static, unimax_weights
 from vtune_jax.rules.table import METHODS
 from vtune_jax.rules.velocitune import Velocitune, velocitune
 
-__all__ = ["METHODS", "Static", "Velocitune", "prior_weights", "static", "unimax_weights", "velocitune"]
+__all__ = [
+    "METHODS",
+    "DynamicBatchLoading",
+    "GroupDro",
+    "Odm",
+    "Static",
+    "Velocitune",
+    "cvar_dro",
+    "dynamic_batch_loading",
+    "group_dro",
+    "odm",
+    "prior_weights",
+    "static",
+    "unimax_weights",
+    "velocitune",
+]

@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+from vtune_jax.rules.dbl import DynamicBatchLoading
+from vtune_jax.rules.group_dro import GroupDro
+from vtune_jax.rules.odm import Odm
 from vtune_jax.rules.static import Static
 from vtune_jax.rules.velocitune import Velocitune
 
@@ -25,6 +28,36 @@ METHODS: tuple[Entry, ...] = (
             "step size, smoothing and floor are options; their defaults (1, 0, 0) are the paper's form as far as known",
             "a domain whose target is not below its initial loss gets a remaining fraction of 0",
             "a domain without evidence keeps its weight",
+        ),
+    ),
+    Entry(
+        "dbl",
+        DynamicBatchLoading,
+        "Xia et al. 2023, arXiv:2310.06694; princeton-nlp/LLM-Shearing",
+        (
+            "as in the code, gaps below zero count and 1e-4 is mixed in as uniform; the paper clips (`clip`)",
+            "step size and smoothing are options; literals in the code",
+            "a domain without evidence keeps its weight",
+        ),
+    ),
+    Entry(
+        "group_dro",
+        GroupDro,
+        "Sagawa et al. 2020, arXiv:1911.08731; kohpangwei/group_DRO",
+        (
+            "weights choose what is sampled; in the original they weigh the loss of a batch sampled otherwise",
+            "with no evidence at all nothing moves; as in the code, one absent domain counts as having loss 0",
+            "evidence is the mean loss since the last update, at every step in the original",
+        ),
+    ),
+    Entry(
+        "odm",
+        Odm,
+        "Albalak et al. 2023, arXiv:2312.02406; alon-albalak/online-data-mixing",
+        (
+            "the default is the code's Exp3, rewards scaled by 0.1; `form` gives its smoothed means or the paper's",
+            "evidence is the mean loss since the last update, at every step in the original",
+            "with no evidence at all nothing moves, nor does the exploration rate",
         ),
     ),
 )

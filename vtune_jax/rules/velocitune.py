@@ -8,6 +8,7 @@ denominator are not taken from it (see BUILD.md, "Departures").
 import dataclasses
 from typing import Literal
 
+from vtune_jax.core.checks import assert_within
 from vtune_jax.core.constraints import with_floor
 from vtune_jax.core.history import append, empty_history, last_seen
 from vtune_jax.core.scores import remaining_fraction
@@ -42,7 +43,8 @@ def velocitune(
     Raises:
         ValueError: a hyper-parameter out of its range.
     """
-    _check_ranges(step_size=step_size, smoothing=smoothing, min_gap=min_gap)
+    assert_within(step_size=step_size, min_gap=min_gap)
+    assert_within(0.0, 1.0, smoothing=smoothing)
 
     def init(targets: Targets) -> LossHistory:
         return empty_history(targets.prior.shape[0], window, targets.prior.dtype)
@@ -56,15 +58,6 @@ def velocitune(
         return exponentiated_gradient(weights, remaining, seen, step_size=step_size, smoothing=smoothing)
 
     return Method(init=init, observe=observe, update=update, needs=frozenset({"heldout", "targets"}))
-
-
-def _check_ranges(**values: Scalar) -> None:
-    for name, value in values.items():
-        # Traced values (hyper-parameters under vmap) have no known size while building.
-        if isinstance(value, int | float) and not value >= 0.0:
-            raise ValueError(f"{name} must not be negative, got {value}.")
-        if name == "smoothing" and isinstance(value, int | float) and value > 1.0:
-            raise ValueError(f"smoothing must lie in [0, 1], got {value}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -248,7 +248,7 @@ class Pipeline:
                 folder,
                 self.streams,
                 self.base_params,
-                targets_from(read_json(self.targets.folder / "targets.json"), self.prior),
+                targets_from(read_json(self.targets.folder / "targets.json"), self.prior, self._constants(arm)),
                 method_config=arm,
                 optimizer=train.optimizer,
                 steps=train.steps,
@@ -256,6 +256,12 @@ class Pipeline:
                 tick=tick,
                 warn=self.progress.note,
             )
+
+    def _constants(self, arm: MethodConfig) -> dict[str, np.ndarray]:
+        """What a method needs beside losses and targets."""
+        if "sizes" not in arm.build().needs:
+            return {}
+        return {"sizes": np.array([len(self.prepared.domain(name).train) for name in self.prepared.names])}
 
     def _take_over(self, folder: Path, label: str) -> None:
         """Copies the newest state of this arm on other data, metrics included."""

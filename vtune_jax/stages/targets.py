@@ -112,10 +112,10 @@ def blank_targets(prior: np.ndarray) -> Targets:
     return make_targets(nothing, nothing, nothing, prior)
 
 
-def targets_from(facts: dict[str, Any], prior: np.ndarray) -> Targets:
-    """The run's constants from `targets.json`."""
+def targets_from(facts: dict[str, Any], prior: np.ndarray, constants: dict[str, np.ndarray] | None = None) -> Targets:
+    """The run's constants from `targets.json`, and those that a method needs beside."""
     initial, target, error = (
         np.array([np.nan if value is None else value for value in facts[name]])
         for name in ("initial", "target", "standard_error")
     )
-    return make_targets(initial, target, error, prior)
+    return make_targets(initial, target, error, prior, constants)

@@ -1,5 +1,6 @@
 """The train state: one pytree that holds everything a step may change."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -61,6 +62,14 @@ def start(params: PyTree, transform: optax.GradientTransformation, method: Metho
     )
 
 
-def make_targets(initial: np.ndarray, target: np.ndarray, target_error: np.ndarray, prior: np.ndarray) -> Targets:
-    """Targets in float32 from host arrays."""
-    return Targets(*(jnp.asarray(value, jnp.float32) for value in (initial, target, target_error, prior)))
+def make_targets(
+    initial: np.ndarray,
+    target: np.ndarray,
+    target_error: np.ndarray,
+    prior: np.ndarray,
+    constants: dict[str, np.ndarray] | None = None,
+) -> Targets:
+    """Targets in float32 from host arrays, with what else a method needs, by name."""
+    single = partial(jnp.asarray, dtype=jnp.float32)
+    others = jax.tree.map(single, constants or ())
+    return Targets(single(initial), single(target), single(target_error), single(prior), others)

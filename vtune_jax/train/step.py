@@ -106,6 +106,7 @@ def update_mixture(
         trained_tokens=trained.as_float(),
         step=step,
         available=available,
+        weights=mixture.weights,
     )
     history = method.observe(mixture.history, observation)
     weights = among(method.update(mixture.weights, history, mixture.targets), available)
