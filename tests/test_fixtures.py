@@ -18,7 +18,7 @@ from vtune_jax.core.types import LossSums, Observation, Targets
 
 EXTRACT = Path(__file__).parent / "fixtures"
 WHOLE = Path(os.environ.get("VTUNE_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
-NOT_YET = {"ado", "aioli", "doge", "doremi", "mixing_laws", "olmix", "regmix", "skillit"}
+NOT_YET = {"ado", "aioli", "doge", "doremi", "mixing_laws", "olmix", "regmix"}
 """Methods that are not implemented."""
 CASES = [
     pytest.param(case, id=f"{folder.name}-{case['id']}")
@@ -64,9 +64,10 @@ def run_by_losses(case):
     for step in case["steps"]:
         inputs = step["inputs"]
         index = jnp.asarray(inputs.get("iteration", step["t"]))
-        sums = losses(inputs, case["k"])
-        seen = Observation(sums, sums, jnp.zeros(case["k"]), index, weights=weights)
-        history = method.observe(history, seen)
+        for evidence in inputs.get("eval_losses_since_last_update", [None]):
+            sums = losses(inputs if evidence is None else {"losses": evidence}, case["k"])
+            seen = Observation(sums, sums, jnp.zeros(case["k"]), index, weights=weights)
+            history = method.observe(history, seen)
         weights = method.update(weights, history, targets)
         close(weights, step["expected"]["weights"], case, f"step {step['t']}")
 
@@ -132,7 +133,28 @@ def odm(case):
     )
 
 
-METHODS = {"velocitune": velocitune, "dbl": dbl, "group_dro": group_dro, "odm": odm}
+def skillit(case):
+    hyper = case["hyperparams"]
+    assert case["variant"] in {
+        "skillit",
+        "skillit_multi_eval",
+        "skillit_normalized_eta_schedule",
+        "skillit_dynamic_lambda",
+        "skillit_target_mask",
+        "aioli_reimplementation",
+    }
+    return rules.skillit(
+        case["targets"]["graph"],
+        step_size=hyper["eta"],
+        window=hyper["window"],
+        masked=tuple(np.flatnonzero(hyper["target_mask"] or []).tolist()),
+        normalize=hyper["normalize_loss"],
+        scale_step=hyper["eta_schedule"],
+        fade=hyper["dynamic_lambda"],
+    )
+
+
+METHODS = {"velocitune": velocitune, "dbl": dbl, "group_dro": group_dro, "odm": odm, "skillit": skillit}
 RUNS = {"static": run_static, **dict.fromkeys(METHODS, run_by_losses)}
 
 
@@ -146,5 +168,13 @@ def test_the_extract_covers_every_variant():
         "static": {"all"},
         "dbl": {"doremi", "doremi_clipped", "bandit"},
         "group_dro": {"online", "online_normalized", "online_adjusted", "cvar_btl"},
+        "skillit": {
+            "skillit",
+            "skillit_multi_eval",
+            "skillit_normalized_eta_schedule",
+            "skillit_dynamic_lambda",
+            "skillit_target_mask",
+            "aioli_reimplementation",
+        },
         "odm": {"exp3_single", "exp3_group", "exp3_group_warmup", "smoothed_mean_single", "smoothed_mean_group"},
     }

@@ -21,6 +21,7 @@ from vtune_jax.rules import (
     DynamicBatchLoading,
     GroupDro,
     Odm,
+    SkillIt,
     Static,
     Velocitune,
     prior_weights,
@@ -29,7 +30,7 @@ from vtune_jax.rules import (
 from vtune_jax.train.loop import LoopConfig
 from vtune_jax.train.optimizer import OptimizerConfig
 
-MethodConfig = Velocitune | Static | DynamicBatchLoading | GroupDro | Odm
+MethodConfig = Velocitune | Static | DynamicBatchLoading | GroupDro | Odm | SkillIt
 BLOCK_TOKENS = 1 << 19
 """Tokens read together from ArrayRecord shards: sixteen records."""
 

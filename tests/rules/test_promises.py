@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vtune_jax.core.constraints import with_floor
 from vtune_jax.core.types import LossSums, Observation, Targets
-from vtune_jax.rules import METHODS, DynamicBatchLoading, GroupDro, Odm
+from vtune_jax.rules import METHODS, DynamicBatchLoading, GroupDro, Odm, SkillIt
 
 CONFIGS = {entry.name: entry.config for entry in METHODS} | {
     "dbl bandit": functools.partial(DynamicBatchLoading, form="bandit"),
@@ -20,6 +20,7 @@ CONFIGS = {entry.name: entry.config for entry in METHODS} | {
     "group_dro cvar": functools.partial(GroupDro, form="cvar"),
     "odm smoothed_softmax": functools.partial(Odm, form="smoothed_softmax"),
     "odm smoothed_share": functools.partial(Odm, form="smoothed_share"),
+    "skillit normalized": functools.partial(SkillIt, normalize=True, scale_step=True, fade=True),
     "odm paper": functools.partial(Odm, form="paper"),
 }
 EVERY_METHOD = pytest.mark.parametrize("name", CONFIGS)

@@ -20,6 +20,7 @@ FAVOURS_THE_HARDEST = [
     rules.GroupDro(form="cvar", floor=0.05),
     rules.Odm(form="smoothed_share"),
     rules.Odm(form="paper"),
+    rules.SkillIt(),
 ]
 
 

@@ -18,6 +18,7 @@
 from vtune_jax.rules.dbl import DynamicBatchLoading, dynamic_batch_loading
 from vtune_jax.rules.group_dro import GroupDro, cvar_dro, group_dro
 from vtune_jax.rules.odm import Odm, odm
+from vtune_jax.rules.skillit import SkillIt, skillit
 from vtune_jax.rules.static import Static, prior_weights, static, unimax_weights
 from vtune_jax.rules.table import METHODS
 from vtune_jax.rules.velocitune import Velocitune, velocitune
@@ -27,6 +28,7 @@ __all__ = [
     "DynamicBatchLoading",
     "GroupDro",
     "Odm",
+    "SkillIt",
     "Static",
     "Velocitune",
     "cvar_dro",
@@ -34,6 +36,7 @@ __all__ = [
     "group_dro",
     "odm",
     "prior_weights",
+    "skillit",
     "static",
     "unimax_weights",
     "velocitune",

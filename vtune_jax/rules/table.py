@@ -5,6 +5,7 @@ from typing import NamedTuple
 from vtune_jax.rules.dbl import DynamicBatchLoading
 from vtune_jax.rules.group_dro import GroupDro
 from vtune_jax.rules.odm import Odm
+from vtune_jax.rules.skillit import SkillIt
 from vtune_jax.rules.static import Static
 from vtune_jax.rules.velocitune import Velocitune
 
@@ -58,6 +59,17 @@ METHODS: tuple[Entry, ...] = (
             "the default is the code's Exp3, rewards scaled by 0.1; `form` gives its smoothed means or the paper's",
             "evidence is the mean loss since the last update, at every step in the original",
             "with no evidence at all nothing moves, nor does the exploration rate",
+        ),
+    ),
+    Entry(
+        "skillit",
+        SkillIt,
+        "Chen et al. 2023, arXiv:2307.14430; HazyResearch/skill-it",
+        (
+            "the first weights are the prior; in the original they come from the graph alone",
+            "one evaluation per update, so that `fade` counts evaluations; in the original it counts updates",
+            "a domain missing from an evaluation is taken at its mean over the window",
+            "the loader's rule that off-diagonal ones become 0.5 is left to whoever writes the graph",
         ),
     ),
 )
