@@ -29,8 +29,26 @@ CASES = [
 ]
 
 
+VARIANTS = {
+    "velocitune": {"clamped", "unclamped", "clamped_smoothed"},
+    "static": {"all"},
+    "dbl": {"doremi", "doremi_clipped", "bandit"},
+    "group_dro": {"online", "online_normalized", "online_adjusted", "cvar_btl"},
+    "skillit": {
+        "skillit",
+        "skillit_multi_eval",
+        "skillit_normalized_eta_schedule",
+        "skillit_dynamic_lambda",
+        "skillit_target_mask",
+        "aioli_reimplementation",
+    },
+    "odm": {"exp3_single", "exp3_group", "exp3_group_warmup", "smoothed_mean_single", "smoothed_mean_group"},
+}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_fixtures(case):
+    assert case["variant"] in VARIANTS[case["method"]]
     with jax.enable_x64(True):
         RUNS[case["method"]](case)
 
@@ -90,7 +108,6 @@ def close(found, expected, case, what):
 
 def velocitune(case):
     hyper = case["hyperparams"]
-    assert case["variant"] in ("clamped", "unclamped", "clamped_smoothed")
     return rules.velocitune(step_size=hyper["eta"], clamp=hyper["clamp_remaining_fraction"], smoothing=hyper["c"])
 
 
@@ -103,7 +120,6 @@ def dbl(case):
 
 def group_dro(case):
     hyper = case["hyperparams"]
-    assert case["variant"] in ("online", "online_normalized", "online_adjusted", "cvar_btl")
     if hyper["btl"]:
         return rules.cvar_dro(
             alpha=hyper["alpha"],
@@ -135,14 +151,6 @@ def odm(case):
 
 def skillit(case):
     hyper = case["hyperparams"]
-    assert case["variant"] in {
-        "skillit",
-        "skillit_multi_eval",
-        "skillit_normalized_eta_schedule",
-        "skillit_dynamic_lambda",
-        "skillit_target_mask",
-        "aioli_reimplementation",
-    }
     return rules.skillit(
         case["targets"]["graph"],
         step_size=hyper["eta"],
@@ -163,18 +171,4 @@ def test_the_extract_covers_every_variant():
     for path in EXTRACT.glob("*.json"):
         for case in json.loads(path.read_text())["cases"]:
             found.setdefault(case["method"], set()).add(case["variant"])
-    assert found == {
-        "velocitune": {"clamped", "unclamped", "clamped_smoothed"},
-        "static": {"all"},
-        "dbl": {"doremi", "doremi_clipped", "bandit"},
-        "group_dro": {"online", "online_normalized", "online_adjusted", "cvar_btl"},
-        "skillit": {
-            "skillit",
-            "skillit_multi_eval",
-            "skillit_normalized_eta_schedule",
-            "skillit_dynamic_lambda",
-            "skillit_target_mask",
-            "aioli_reimplementation",
-        },
-        "odm": {"exp3_single", "exp3_group", "exp3_group_warmup", "smoothed_mean_single", "smoothed_mean_group"},
-    }
+    assert found == VARIANTS

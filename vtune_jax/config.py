@@ -29,6 +29,7 @@ from vtune_jax.rules import (
 )
 from vtune_jax.train.loop import LoopConfig
 from vtune_jax.train.optimizer import OptimizerConfig
+from vtune_jax.train.state import make_targets
 
 MethodConfig = Velocitune | Static | DynamicBatchLoading | GroupDro | Odm | SkillIt
 BLOCK_TOKENS = 1 << 19
@@ -198,6 +199,12 @@ class ExperimentConfig:
             raise ValueError("arms must hold at least one method, got none")
         if len(set(labels)) < len(labels):
             raise ValueError(f"arms must have different labels, got {list(labels)}")
+        nothing = np.zeros(domains)
+        for label, arm in zip(labels, self.arms, strict=True):
+            try:
+                arm.build().init(make_targets(nothing, nothing, nothing, nothing))
+            except ValueError as error:
+                raise ValueError(f"arms.{label}: {error}") from error
 
     @property
     def arm_labels(self) -> tuple[str, ...]:

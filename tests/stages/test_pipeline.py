@@ -184,6 +184,8 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(finished, tmp_pa
         ("seed=-1", "seed must lie in"),
         ("arms=[]", "arms must hold at least one method"),
         ("arms.static.label=velocitune", "arms must have different labels"),
+        ("arms.velocitune.floor=0.4", "arms.velocitune: floor must be at most 1/3 for 3 domains, got 0.4"),
+        ('arms=[{name="skillit", graph=[[1, 0], [0, 1]]}]', "arms.skillit: graph must have 3 rows, one per domain"),
         ("corpus.domains.mixed.name=digits", "different names, got 'digits' twice"),
     ],
 )

@@ -21,19 +21,28 @@ def with_floor(method: Method, floor: float) -> Method:
         floor: smallest weight of a domain, >= 0; times the number of domains at most 1.
 
     Raises:
-        ValueError: floor negative, or (when called with k domains) `floor * k > 1`.
+        ValueError: floor negative, or, when called for k domains, `floor * k > 1`.
     """
     if floor < 0:
         raise ValueError(f"floor must not be negative, got {floor}.")
     if floor == 0:
         return method
 
+    def init(targets: Targets) -> LossHistory:
+        # Told before anything is trained, not when the first update is traced.
+        _assert_room(floor, targets.prior.shape[0])
+        return method.init(targets)
+
     def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
         domains = weights.shape[0]
-        if floor * domains > 1:
-            raise ValueError(f"floor must be at most 1/{domains} for {domains} domains, got {floor}.")
+        _assert_room(floor, domains)
         # A prior below the floor has no v; a small one instead of zero lets the domain rise again.
         own = jnp.maximum(weights - floor, _LEAST * floor)
         return mix_with_uniform(method.update(own / own.sum(), history, targets), floor * domains)
 
-    return method._replace(update=update)
+    return method._replace(init=init, update=update)
+
+
+def _assert_room(floor: float, domains: int) -> None:
+    if floor * domains > 1:
+        raise ValueError(f"floor must be at most 1/{domains} for {domains} domains, got {floor}.")

@@ -1,9 +1,12 @@
 """The loss history: a ring buffer of evidence that a rule reads and `append` extends."""
 
+from collections.abc import Callable
+from typing import Literal
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from vtune_jax.core.types import LossHistory, LossSums
+from vtune_jax.core.types import LossHistory, LossSums, Observation, Targets
 
 
 def empty_history(domains: int, window: int = 1, dtype: DTypeLike = jnp.float32) -> LossHistory:
@@ -26,6 +29,25 @@ def empty_history(domains: int, window: int = 1, dtype: DTypeLike = jnp.float32)
         step=jnp.zeros(window, jnp.int32),
         entries=jnp.zeros((), jnp.int32),
     )
+
+
+def remembering(
+    evidence: Literal["heldout", "train"], window: int = 1
+) -> tuple[Callable[[Targets], LossHistory], Callable[[LossHistory, Observation], LossHistory]]:
+    """`init` and `observe` of a method that remembers one kind of losses.
+
+    Args:
+        evidence: field of the observation.
+        window: observations kept.
+    """
+
+    def init(targets: Targets) -> LossHistory:
+        return empty_history(targets.prior.shape[0], window, targets.prior.dtype)
+
+    def observe(history: LossHistory, observation: Observation) -> LossHistory:
+        return append(history, getattr(observation, evidence), observation.trained_tokens, observation.step)
+
+    return init, observe
 
 
 def append(

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.constraints import with_floor
-from vtune_jax.core.history import append, empty_history, last_seen
+from vtune_jax.core.history import last_seen, remembering
 from vtune_jax.core.simplex import mix_with_uniform
 from vtune_jax.core.steps import exponentiated_gradient, share_out
-from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
+from vtune_jax.core.types import LossHistory, Method, Scalar, Targets, Weights
 
 Form = Literal["exponential", "bandit"]
 
@@ -50,11 +50,7 @@ def dynamic_batch_loading(
     assert_within(step_size=step_size)
     assert_within(0.0, 1.0, smoothing=smoothing)
 
-    def init(targets: Targets) -> LossHistory:
-        return empty_history(targets.prior.shape[0], window, targets.prior.dtype)
-
-    def observe(history: LossHistory, observation: Observation) -> LossHistory:
-        return append(history, observation.heldout, observation.trained_tokens, observation.step)
+    init, observe = remembering("heldout", window)
 
     def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
         loss, seen = last_seen(history)

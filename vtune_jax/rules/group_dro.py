@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.constraints import with_floor
-from vtune_jax.core.history import append, empty_history, newest
+from vtune_jax.core.history import newest, remembering
 from vtune_jax.core.steps import exponentiated_gradient
 from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
 
@@ -43,11 +43,7 @@ def group_dro(*, step_size: Scalar = 0.01, adjustment: Scalar = 0.0, normalize: 
     assert_within(step_size=step_size, adjustment=adjustment)
     adjusted = not (isinstance(adjustment, int | float) and adjustment == 0)
 
-    def init(targets: Targets) -> LossHistory:
-        return empty_history(targets.prior.shape[0], 1, targets.prior.dtype)
-
-    def observe(history: LossHistory, observation: Observation) -> LossHistory:
-        return append(history, observation.train, observation.trained_tokens, observation.step)
+    init, observe = remembering("train")
 
     def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
         score, seen = newest(history)
@@ -87,14 +83,14 @@ def cvar_dro(
     assert_within(0.0, 1.0, alpha=alpha, decay=decay, natural_share=natural_share)
     if isinstance(alpha, int | float) and alpha == 0:
         raise ValueError("alpha must be positive, got 0.")
+    begin, remember = remembering("train")
 
     def init(targets: Targets) -> LossHistory:
         domains, dtype = targets.prior.shape[0], targets.prior.dtype
-        running = RunningLoss(jnp.zeros(domains, dtype), jnp.zeros(domains, bool))
-        return empty_history(domains, 1, dtype)._replace(memory=running)
+        return begin(targets)._replace(memory=RunningLoss(jnp.zeros(domains, dtype), jnp.zeros(domains, bool)))
 
     def observe(history: LossHistory, observation: Observation) -> LossHistory:
-        history = append(history, observation.train, observation.trained_tokens, observation.step)
+        history = remember(history, observation)
         running: RunningLoss = history.memory
         loss, seen = newest(history)
         average = jnp.where(running.started, (1.0 - decay) * running.mean + decay * loss, loss)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.constraints import with_floor
-from vtune_jax.core.history import append, empty_history, newest, newest_first
+from vtune_jax.core.history import newest, newest_first, remembering
 from vtune_jax.core.steps import share_out
 from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
 
@@ -56,17 +56,18 @@ def odm(*, form: Form = "exp3", reward_scale: Scalar = 0.1, memory: Scalar = 0.9
         raise ValueError(f"form must be exp3, smoothed_softmax, smoothed_share or paper, got '{form}'.")
     assert_within(reward_scale=reward_scale, warmup=warmup)
     assert_within(0.0, 1.0, memory=memory)
+    begin, remember = remembering("train")
 
     def init(targets: Targets) -> LossHistory:
         domains, dtype = targets.prior.shape[0], targets.prior.dtype
         even, before = (jnp.full((), 1.0 / domains, dtype) for _ in range(2))
         start = Rewards(jnp.zeros(domains, dtype), exploration=even, before=before)
-        return empty_history(domains, 1, dtype)._replace(memory=start)
+        return begin(targets)._replace(memory=start)
 
     def observe(history: LossHistory, observation: Observation) -> LossHistory:
         if observation.weights is None:
             raise ValueError("observation.weights must hold the mixture that the training batches were drawn from.")
-        history = append(history, observation.train, observation.trained_tokens, observation.step)
+        history = remember(history, observation)
         held: Rewards = history.memory
         loss, seen = newest(history)
         dtype, domains = held.reward.dtype, held.reward.shape[0]

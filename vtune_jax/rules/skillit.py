@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.constraints import with_floor
-from vtune_jax.core.history import append, empty_history, last_seen, newest
+from vtune_jax.core.history import last_seen, newest, remembering
 from vtune_jax.core.steps import share_out
 from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
 
@@ -65,6 +65,7 @@ def skillit(
     given = None if graph is None else np.asarray(graph, np.float64)
     if given is not None and (given.ndim != 2 or given.shape[0] != given.shape[1] or not np.isfinite(given).all()):
         raise ValueError(f"graph must be a square of finite numbers, got shape {given.shape}.")
+    begin, remember = remembering("heldout", window)
 
     def init(targets: Targets) -> LossHistory:
         domains, dtype = targets.prior.shape[0], targets.prior.dtype
@@ -73,10 +74,10 @@ def skillit(
         if masked and not all(0 <= index < domains for index in masked):
             raise ValueError(f"masked must name domains in [0, {domains}), got {list(masked)}.")
         start = Evaluations(jnp.zeros(domains, dtype), jnp.zeros(domains, bool), jnp.zeros((), jnp.int32))
-        return empty_history(domains, window, dtype)._replace(memory=start)
+        return begin(targets)._replace(memory=start)
 
     def observe(history: LossHistory, observation: Observation) -> LossHistory:
-        history = append(history, observation.heldout, observation.trained_tokens, observation.step)
+        history = remember(history, observation)
         held: Evaluations = history.memory
         loss, seen = newest(history)
         takes = seen & (~held.seen | (held.evaluations < 2))

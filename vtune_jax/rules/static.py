@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from vtune_jax.core.history import append, empty_history
-from vtune_jax.core.types import LossHistory, Method, Observation, Targets, Weights
+from vtune_jax.core.history import remembering
+from vtune_jax.core.types import LossHistory, Method, Targets, Weights
 
 
 def static(window: int = 1) -> Method:
@@ -17,11 +17,7 @@ def static(window: int = 1) -> Method:
         window: observations kept in its history.
     """
 
-    def init(targets: Targets) -> LossHistory:
-        return empty_history(targets.prior.shape[0], window, targets.prior.dtype)
-
-    def observe(history: LossHistory, observation: Observation) -> LossHistory:
-        return append(history, observation.heldout, observation.trained_tokens, observation.step)
+    init, observe = remembering("heldout", window)
 
     def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
         return targets.prior

@@ -10,10 +10,10 @@ from typing import Literal
 
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.constraints import with_floor
-from vtune_jax.core.history import append, empty_history, last_seen
+from vtune_jax.core.history import last_seen, remembering
 from vtune_jax.core.scores import remaining_fraction
 from vtune_jax.core.steps import exponentiated_gradient
-from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
+from vtune_jax.core.types import LossHistory, Method, Scalar, Targets, Weights
 
 
 def velocitune(
@@ -46,11 +46,7 @@ def velocitune(
     assert_within(step_size=step_size, min_gap=min_gap)
     assert_within(0.0, 1.0, smoothing=smoothing)
 
-    def init(targets: Targets) -> LossHistory:
-        return empty_history(targets.prior.shape[0], window, targets.prior.dtype)
-
-    def observe(history: LossHistory, observation: Observation) -> LossHistory:
-        return append(history, observation.heldout, observation.trained_tokens, observation.step)
+    init, observe = remembering("heldout", window)
 
     def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
         loss, seen = last_seen(history)
