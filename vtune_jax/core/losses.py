@@ -20,7 +20,7 @@ def domain_sums(
     domain: Int[Array, " rows"],
     domains: int,
 ) -> LossSums:
-    """Adds up the loss of every domain's tokens, with their number.
+    """Adds up the loss of every domain's tokens and its squares, with their number.
 
     Sums, not means, so that micro-batches, devices and hosts add up exactly.
 
@@ -30,5 +30,6 @@ def domain_sums(
         domain: of each row, in [0, domains).
         domains: their number, k.
     """
-    rows = jnp.where(mask, nats, 0.0).sum(axis=1), mask.sum(axis=1, dtype=jnp.int32)
+    counted = jnp.where(mask, nats, 0.0)
+    rows = counted.sum(axis=1), mask.sum(axis=1, dtype=jnp.int32), (counted**2).sum(axis=1)
     return LossSums(*(jax.ops.segment_sum(row, domain, num_segments=domains) for row in rows))

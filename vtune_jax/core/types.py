@@ -24,10 +24,28 @@ class LossSums(NamedTuple):
 
     nats: Float[AnyArray, " domains"]  # summed loss
     tokens: Int[AnyArray, " domains"]  # predicted tokens in that sum; 0 = no evidence on this domain
+    squares: Float[AnyArray, " domains"] | None = None  # summed squares of the tokens' losses, for sampling errors
 
     def __add__(self, other: "LossSums") -> "LossSums":  # type: ignore[override]
         """Pools two disjoint sets of tokens."""
         return jax.tree.map(lambda a, b: a + b, self, other)
+
+
+class ExcessSums(NamedTuple):
+    """How far the model's loss lies above a reference model's on the same training tokens, token by token."""
+
+    clipped: Float[AnyArray, " domains"]  # summed [loss - reference]_+
+    raw: Float[AnyArray, " domains"]  # summed loss - reference
+    positive: Int[AnyArray, " domains"]  # tokens with a loss above the reference's
+    tokens: Int[AnyArray, " domains"]  # all tokens in these sums
+
+
+class Alignment(NamedTuple):
+    """How the gradients of the domains' mean losses lie to each other, each clipped in norm first."""
+
+    inner: Float[Array, "domains others"]  # <training gradient of the row's domain, target gradient of the column's>
+    norm: Float[Array, " domains"]  # of the training gradients
+    learning_rate: Float[Array, ""]
 
 
 class Observation(NamedTuple):
@@ -39,6 +57,8 @@ class Observation(NamedTuple):
     step: Int[Array, ""]  # optimiser steps done
     available: Bool[Array, " domains"] | None = None  # False: read as often as allowed; its weight goes to the others
     weights: Weights | None = None  # the mixture that the training batches were drawn from
+    excess: ExcessSums | None = None  # of the training batches since the last observation
+    alignment: Alignment | None = None  # at the parameters of now
 
 
 class LossHistory(NamedTuple):
@@ -75,7 +95,7 @@ class Method(NamedTuple):
     init: Callable[[Targets], LossHistory]
     observe: Callable[[LossHistory, Observation], LossHistory]
     update: UpdateRule
-    needs: frozenset[str]  # what the trainer must supply: "heldout", "train", "weights", "targets", "sizes"
+    needs: frozenset[str]  # what the trainer must supply, see `vtune_jax.rules.table.NEEDS`
 
 
 class Cursor(NamedTuple):

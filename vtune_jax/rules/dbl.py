@@ -10,11 +10,11 @@ from typing import Literal
 import jax.numpy as jnp
 
 from vtune_jax.core.checks import assert_within
-from vtune_jax.core.constraints import with_floor
 from vtune_jax.core.history import last_seen, remembering
 from vtune_jax.core.simplex import mix_with_uniform
 from vtune_jax.core.steps import exponentiated_gradient, share_out
 from vtune_jax.core.types import LossHistory, Method, Scalar, Targets, Weights
+from vtune_jax.rules.arm import Arm
 
 Form = Literal["exponential", "bandit"]
 
@@ -69,23 +69,15 @@ def dynamic_batch_loading(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DynamicBatchLoading:
-    """Dynamic batch loading's hyper-parameters; `build` gives the method."""
+class DynamicBatchLoading(Arm):
+    """Dynamic batch loading's hyper-parameters; `build` gives the method within its constraints."""
 
     name: Literal["dbl"] = "dbl"
-    label: str = ""  # what the arm is called in files and tables; its name if empty
     form: Form = "exponential"  # or "bandit"
     step_size: float = 1.0  # eta; 1 in the code
     smoothing: float = 1e-4  # c, the uniform share of each update; 1e-4 in the code
     clip: bool = False  # gaps below zero count as zero, as in the paper; the code does not clip
-    floor: float = 0.0  # smallest weight of any domain
 
-    def __post_init__(self) -> None:
-        self.build()
-
-    def build(self) -> Method:
-        """The method this config describes."""
-        method = dynamic_batch_loading(
-            form=self.form, step_size=self.step_size, smoothing=self.smoothing, clip=self.clip
-        )
-        return with_floor(method, self.floor)
+    def method(self) -> Method:
+        """See `Arm`."""
+        return dynamic_batch_loading(form=self.form, step_size=self.step_size, smoothing=self.smoothing, clip=self.clip)

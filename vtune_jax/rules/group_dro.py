@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vtune_jax.core.checks import assert_within
-from vtune_jax.core.constraints import with_floor
 from vtune_jax.core.history import newest, remembering
 from vtune_jax.core.steps import exponentiated_gradient
 from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
+from vtune_jax.rules.arm import Arm
 
 
 class RunningLoss(NamedTuple):
@@ -124,11 +124,10 @@ def sizes(targets: Targets) -> Float[Array, " domains"]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroupDro:
-    """Group DRO's hyper-parameters; `build` gives the method."""
+class GroupDro(Arm):
+    """Group DRO's hyper-parameters; `build` gives the method within its constraints."""
 
     name: Literal["group_dro"] = "group_dro"
-    label: str = ""  # what the arm is called in files and tables; its name if empty
     form: Literal["online", "cvar"] = "online"  # exponentiated ascent, or all weight to the worst share of the data
     step_size: float = 0.01  # eta, of the online form
     adjustment: float = 0.0  # C: domains of n tokens count as worse by C / sqrt(n)
@@ -136,17 +135,11 @@ class GroupDro:
     alpha: float = 0.2  # of the CVaR form: the share of the data that counts as worst
     decay: float = 0.1  # of the CVaR form: of the losses' exponential average
     natural_share: float = 0.0  # of the CVaR form: the share of the result that follows sizes
-    floor: float = 0.0  # smallest weight of any domain
 
-    def __post_init__(self) -> None:
-        self.build()
-
-    def build(self) -> Method:
-        """The method this config describes."""
+    def method(self) -> Method:
+        """See `Arm`."""
         if self.form == "online":
-            method = group_dro(step_size=self.step_size, adjustment=self.adjustment, normalize=self.normalize)
-        else:
-            method = cvar_dro(
-                alpha=self.alpha, decay=self.decay, adjustment=self.adjustment, natural_share=self.natural_share
-            )
-        return with_floor(method, self.floor)
+            return group_dro(step_size=self.step_size, adjustment=self.adjustment, normalize=self.normalize)
+        return cvar_dro(
+            alpha=self.alpha, decay=self.decay, adjustment=self.adjustment, natural_share=self.natural_share
+        )

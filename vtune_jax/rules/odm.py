@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtune_jax.core.checks import assert_within
-from vtune_jax.core.constraints import with_floor
 from vtune_jax.core.history import newest, newest_first, remembering
 from vtune_jax.core.steps import share_out
 from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
+from vtune_jax.rules.arm import Arm
 
 Form = Literal["exp3", "smoothed_softmax", "smoothed_share", "paper"]
 
@@ -105,21 +105,15 @@ def odm(*, form: Form = "exp3", reward_scale: Scalar = 0.1, memory: Scalar = 0.9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Odm:
-    """Online data mixing's hyper-parameters; `build` gives the method."""
+class Odm(Arm):
+    """Online data mixing's hyper-parameters; `build` gives the method within its constraints."""
 
     name: Literal["odm"] = "odm"
-    label: str = ""  # what the arm is called in files and tables; its name if empty
     form: Form = "exp3"  # "exp3", "smoothed_softmax", "smoothed_share" as in the code, or "paper"
     reward_scale: float = 0.1  # of exp3
     memory: float = 0.9  # of the moving averages
     warmup: int = 0  # optimiser steps before weights move
-    floor: float = 0.0  # smallest weight of any domain
 
-    def __post_init__(self) -> None:
-        self.build()
-
-    def build(self) -> Method:
-        """The method this config describes."""
-        method = odm(form=self.form, reward_scale=self.reward_scale, memory=self.memory, warmup=self.warmup)
-        return with_floor(method, self.floor)
+    def method(self) -> Method:
+        """See `Arm`."""
+        return odm(form=self.form, reward_scale=self.reward_scale, memory=self.memory, warmup=self.warmup)

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vtune_jax.core.checks import assert_within
-from vtune_jax.core.constraints import with_floor
 from vtune_jax.core.history import last_seen, newest, remembering
 from vtune_jax.core.steps import share_out
 from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
+from vtune_jax.rules.arm import Arm
 
 Graph = Sequence[Sequence[float]] | np.ndarray
 
@@ -114,11 +114,10 @@ def skillit(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SkillIt:
-    """Skill-it's hyper-parameters; `build` gives the method."""
+class SkillIt(Arm):
+    """Skill-it's hyper-parameters; `build` gives the method within its constraints."""
 
     name: Literal["skillit"] = "skillit"
-    label: str = ""  # what the arm is called in files and tables; its name if empty
     graph: tuple[tuple[float, ...], ...] = ()  # row i, column j: what training on i does for j; empty: each for itself
     step_size: float = 0.2  # eta
     window: int = 3  # evaluations summed
@@ -126,16 +125,12 @@ class SkillIt:
     normalize: bool = False  # losses as shares of the first ones
     scale_step: bool = False  # a step that grows as losses fall
     fade: bool = False  # domains help each other half as much after each evaluation
-    floor: float = 0.0  # smallest weight of any domain
 
-    def __post_init__(self) -> None:
-        self.build()
-
-    def build(self) -> Method:
-        """The method this config describes."""
+    def method(self) -> Method:
+        """See `Arm`."""
         if len({len(row) for row in self.graph} | {len(self.graph)}) > 1:
             raise ValueError(f"graph must be square, got rows of {[len(row) for row in self.graph]} numbers.")
-        method = skillit(
+        return skillit(
             self.graph or None,
             step_size=self.step_size,
             window=self.window,
@@ -144,4 +139,3 @@ class SkillIt:
             scale_step=self.scale_step,
             fade=self.fade,
         )
-        return with_floor(method, self.floor)

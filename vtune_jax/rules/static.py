@@ -8,6 +8,7 @@ import numpy as np
 
 from vtune_jax.core.history import remembering
 from vtune_jax.core.types import LossHistory, Method, Targets, Weights
+from vtune_jax.rules.arm import Arm
 
 
 def static(window: int = 1) -> Method:
@@ -26,14 +27,13 @@ def static(window: int = 1) -> Method:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Static:
+class Static(Arm):
     """The prior throughout."""
 
     name: Literal["static"] = "static"
-    label: str = ""  # what the arm is called in files and tables; its name if empty
 
-    def build(self) -> Method:
-        """The method this config describes."""
+    def method(self) -> Method:
+        """See `Arm`."""
         return static()
 
 

@@ -9,11 +9,11 @@ import dataclasses
 from typing import Literal
 
 from vtune_jax.core.checks import assert_within
-from vtune_jax.core.constraints import with_floor
 from vtune_jax.core.history import last_seen, remembering
 from vtune_jax.core.scores import remaining_fraction
 from vtune_jax.core.steps import exponentiated_gradient
 from vtune_jax.core.types import LossHistory, Method, Scalar, Targets, Weights
+from vtune_jax.rules.arm import Arm
 
 
 def velocitune(
@@ -57,21 +57,15 @@ def velocitune(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Velocitune:
-    """Velocitune's hyper-parameters; `build` gives the method."""
+class Velocitune(Arm):
+    """Velocitune's hyper-parameters; `build` gives the method within its constraints."""
 
     name: Literal["velocitune"] = "velocitune"
-    label: str = ""  # what the arm is called in files and tables; its name if empty
     step_size: float = 1.0  # eta; the paper's form is 1
     smoothing: float = 0.0  # c, the uniform share of each update; the paper's form is 0
     clamp: bool = True  # remaining fractions limited to [0, 1]
     min_gap: float = 1e-3  # nats between initial and target loss below which a domain is left alone
-    floor: float = 0.0  # smallest weight of any domain
 
-    def __post_init__(self) -> None:
-        self.build()
-
-    def build(self) -> Method:
-        """The method this config describes."""
-        method = velocitune(step_size=self.step_size, smoothing=self.smoothing, clamp=self.clamp, min_gap=self.min_gap)
-        return with_floor(method, self.floor)
+    def method(self) -> Method:
+        """See `Arm`."""
+        return velocitune(step_size=self.step_size, smoothing=self.smoothing, clamp=self.clamp, min_gap=self.min_gap)

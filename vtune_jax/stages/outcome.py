@@ -19,6 +19,7 @@ from vtune_jax import settings
 from vtune_jax.core.scores import remaining_fraction
 from vtune_jax.doctor import PACKAGES
 from vtune_jax.report.results import ArmResult, Results, TargetResult
+from vtune_jax.rules.arm import Arm
 from vtune_jax.stages.cache import read_json, write_json
 from vtune_jax.stages.targets import targets_from
 from vtune_jax.train.evaluate import mean_loss
@@ -102,7 +103,12 @@ def _arm(
 
 def describe(arm: MethodConfig) -> str:
     """A method with its hyper-parameters, as one would call it."""
-    fields = {key: value for key, value in settings.as_plain(arm).items() if key not in ("name", "label")}
+    shared = {field.name: field.default for field in dataclasses.fields(Arm)}
+    fields = {
+        key: value
+        for key, value in settings.as_plain(arm).items()
+        if key not in ("name", "label") and not (key in shared and value == settings.as_plain(shared[key]))
+    }
     return f"{arm.name}({', '.join(f'{key}={value}' for key, value in fields.items())})"
 
 

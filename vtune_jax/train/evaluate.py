@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from vtune_jax.core.types import LossSums
 from vtune_jax.models import Model
@@ -28,16 +28,17 @@ def make_evaluate(model: Model, rows_at_once: int) -> Evaluate:
         `evaluate(params, heldout)`. Nats are summed in float32 per row, then per domain.
     """
 
-    def row_sums(params: PyTree, rows: Batch) -> tuple[Float[Array, " rows"], Int[Array, " rows"]]:
+    def row_sums(params: PyTree, rows: Batch) -> LossSums:
         nats, counted = batch_nats(model, params, rows)
-        return jnp.where(counted, nats, 0.0).sum(axis=1), counted.sum(axis=1, dtype=jnp.int32)
+        nats = jnp.where(counted, nats, 0.0)
+        return LossSums(nats.sum(axis=1), counted.sum(axis=1, dtype=jnp.int32), (nats**2).sum(axis=1))
 
     def evaluate(params: PyTree, heldout: Heldout) -> LossSums:
         domains, rows = next(iter(heldout.values())).shape[:2]
         chunk = max(size for size in range(1, rows_at_once + 1) if (domains * rows) % size == 0)
         chunks = {name: array.reshape(-1, chunk, array.shape[2]) for name, array in heldout.items()}
-        nats, tokens = jax.lax.map(lambda part: row_sums(params, part), chunks)
-        return LossSums(nats=nats.reshape(domains, rows).sum(axis=1), tokens=tokens.reshape(domains, rows).sum(axis=1))
+        of_rows = jax.lax.map(lambda part: row_sums(params, part), chunks)
+        return jax.tree.map(lambda column: column.reshape(domains, rows).sum(axis=1), of_rows)
 
     return evaluate
 

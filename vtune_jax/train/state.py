@@ -48,7 +48,7 @@ def start_mixture(method: Method, targets: Targets) -> MixtureState:
 
 def no_losses(domains: int) -> LossSums:
     """Sums over no tokens."""
-    return LossSums(nats=jnp.zeros(domains), tokens=jnp.zeros(domains, jnp.int32))
+    return LossSums(jnp.zeros(domains), jnp.zeros(domains, jnp.int32), squares=jnp.zeros(domains))
 
 
 def start(params: PyTree, transform: optax.GradientTransformation, method: Method, targets: Targets) -> TrainState:
