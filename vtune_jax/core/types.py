@@ -41,10 +41,11 @@ class ExcessSums(NamedTuple):
 
 
 class Alignment(NamedTuple):
-    """How the gradients of the domains' mean losses lie to each other, each clipped in norm first."""
+    """How the gradients of the domains' mean losses lie to each other."""
 
-    inner: Float[Array, "domains others"]  # <training gradient of the row's domain, target gradient of the column's>
-    norm: Float[Array, " domains"]  # of the training gradients
+    inner: Float[AnyArray, "domains others"]  # <training gradient of the row's domain, target gradient of the column's>
+    norm: Float[AnyArray, " domains"]  # Euclidean, of the training gradients; 0 for a domain without one
+    target_norm: Float[AnyArray, " others"]
     learning_rate: Float[Array, ""]
 
 
@@ -141,3 +142,5 @@ class MixtureState(NamedTuple):
     trained: TokenCount  # training tokens up to the last update
     history: LossHistory
     targets: Targets
+    excess: ExcessSums | None = None  # since the last update, of methods that need a reference model
+    gradients: PyTree = None  # each domain's latest training gradient, of methods that keep them

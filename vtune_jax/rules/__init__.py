@@ -15,7 +15,10 @@
 [0.378, 0.622]
 """
 
+from vtune_jax.rules.aioli import Aioli, aioli
 from vtune_jax.rules.dbl import DynamicBatchLoading, dynamic_batch_loading
+from vtune_jax.rules.doge import DoGE, doge
+from vtune_jax.rules.doremi import DoReMi, doremi
 from vtune_jax.rules.group_dro import GroupDro, cvar_dro, group_dro
 from vtune_jax.rules.odm import Odm, odm
 from vtune_jax.rules.skillit import SkillIt, skillit
@@ -25,13 +28,19 @@ from vtune_jax.rules.velocitune import Velocitune, velocitune
 
 __all__ = [
     "METHODS",
+    "Aioli",
+    "DoGE",
+    "DoReMi",
     "DynamicBatchLoading",
     "GroupDro",
     "Odm",
     "SkillIt",
     "Static",
     "Velocitune",
+    "aioli",
     "cvar_dro",
+    "doge",
+    "doremi",
     "dynamic_batch_loading",
     "group_dro",
     "odm",
