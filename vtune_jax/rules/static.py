@@ -6,9 +6,12 @@ from typing import Literal
 
 import numpy as np
 
+from vtune_jax.core.checks import assert_within
 from vtune_jax.core.history import remembering
 from vtune_jax.core.types import LossHistory, Method, Targets, Weights
 from vtune_jax.rules.arm import Arm
+
+Form = Literal["prior", "natural", "uniform", "power", "unimax", "stratified"]
 
 
 def static(window: int = 1) -> Method:
@@ -24,17 +27,6 @@ def static(window: int = 1) -> Method:
         return targets.prior
 
     return Method(init=init, observe=observe, update=update, needs=frozenset())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Static(Arm):
-    """The prior throughout."""
-
-    name: Literal["static"] = "static"
-
-    def method(self) -> Method:
-        """See `Arm`."""
-        return static()
 
 
 def prior_weights(tokens: Sequence[int] | np.ndarray, power: float = 1.0) -> np.ndarray:
@@ -86,3 +78,62 @@ def unimax_weights(
         share[domain] = min(left / (len(counts) - done), max_epochs * counts[domain])
         left -= share[domain]
     return share / share.sum(), max(0.0, float(budget - share.sum()))
+
+
+def stratified_weights(tokens: Sequence[int] | np.ndarray, groups: Sequence[str], power: float = 1.0) -> np.ndarray:
+    """Groups of domains share evenly, the domains of a group by `n_i^a`: `w_i = n_i^a / (G sum_{j in group} n_j^a)`.
+
+    Args:
+        tokens: available per domain, positive.
+        groups: the group that each domain belongs to, of G different ones.
+        power: a >= 0, within a group.
+
+    Raises:
+        ValueError: not one group per domain, or as `prior_weights`.
+    """
+    if len(groups) != len(tokens):
+        raise ValueError(f"groups must name one group per domain ({len(tokens)}), got {len(groups)}.")
+    counts, of = np.asarray(tokens), np.array(groups)
+    weights = np.zeros(len(counts))
+    for group in set(groups):
+        weights[of == group] = prior_weights(counts[of == group], power)
+    return weights / weights.sum()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Static(Arm):
+    """A constant mixture: the prior, or one of its own."""
+
+    name: Literal["static"] = "static"
+    form: Form = "prior"  # or from the sizes of domains: "natural", "uniform", "power", "unimax", "stratified"
+    power: float = 0.5  # a of "power", n^a; within groups of "stratified"
+    max_epochs: float = 4.0  # of "unimax"
+    groups: tuple[str, ...] = ()  # of "stratified": the group of each domain, in their order
+
+    def __post_init__(self) -> None:
+        assert_within(power=self.power)
+        if self.max_epochs <= 0:
+            raise ValueError(f"max_epochs must be positive, got {self.max_epochs}.")
+        if bool(self.groups) != (self.form == "stratified"):
+            raise ValueError(f'groups must be given for the form "stratified" and no other, got {list(self.groups)}.')
+        super().__post_init__()
+
+    def method(self) -> Method:
+        """See `Arm`."""
+        return static()
+
+    def mixture(self, prior: np.ndarray, tokens: np.ndarray, budget: float) -> np.ndarray:
+        """The weights of the whole run.
+
+        Args:
+            prior: on the simplex.
+            tokens: available per domain.
+            budget: tokens of the whole run; matters for UniMax only.
+        """
+        if self.form == "prior":
+            return prior
+        if self.form == "unimax":
+            return unimax_weights(tokens, budget, self.max_epochs)[0]
+        if self.form == "stratified":
+            return stratified_weights(tokens, self.groups, self.power)
+        return prior_weights(tokens, {"natural": 1.0, "uniform": 0.0, "power": self.power}[self.form])

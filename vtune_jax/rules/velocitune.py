@@ -8,6 +8,8 @@ denominator are not taken from it (see BUILD.md, "Departures").
 import dataclasses
 from typing import Literal
 
+import jax.numpy as jnp
+
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.history import last_seen, remembering
 from vtune_jax.core.scores import remaining_fraction
@@ -15,9 +17,12 @@ from vtune_jax.core.steps import exponentiated_gradient
 from vtune_jax.core.types import LossHistory, Method, Scalar, Targets, Weights
 from vtune_jax.rules.arm import Arm
 
+Form = Literal["accumulating", "from_prior"]
+
 
 def velocitune(
     *,
+    form: Form = "accumulating",
     step_size: Scalar = 1.0,
     smoothing: Scalar = 0.0,
     clamp: bool = True,
@@ -30,7 +35,11 @@ def velocitune(
     held-out losses of the last observation. With learning velocity `V = 1 - R` the same update reads
     `w' proportional to w exp(-eta V)`.
 
+    The form "from_prior" keeps no account of the past: `w'` proportional to `prior exp(-eta V)`, normalised, so that
+    domains of equal velocity have their prior's proportions again.
+
     Args:
+        form: "accumulating", the paper's as far as known, or "from_prior".
         step_size: eta >= 0. The paper's form has no step size, that is 1.
         smoothing: c in [0, 1], mixed in as a uniform share; 0 in the paper's form.
         clamp: limits R to [0, 1].
@@ -43,6 +52,8 @@ def velocitune(
     Raises:
         ValueError: a hyper-parameter out of its range.
     """
+    if form not in ("accumulating", "from_prior"):
+        raise ValueError(f"form must be accumulating or from_prior, got '{form}'.")
     assert_within(step_size=step_size, min_gap=min_gap)
     assert_within(0.0, 1.0, smoothing=smoothing)
 
@@ -51,6 +62,10 @@ def velocitune(
     def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
         loss, seen = last_seen(history)
         remaining = remaining_fraction(loss, targets, clamp=clamp, min_gap=min_gap)
+        if form == "from_prior":
+            # Domains without evidence keep their weight; the others have the prior's proportions among themselves.
+            mass, share = (jnp.where(seen, values, 0.0).sum() for values in (weights, targets.prior))
+            weights = jnp.where(seen, targets.prior * mass / jnp.where(share > 0, share, 1.0), weights)
         return exponentiated_gradient(weights, remaining, seen, step_size=step_size, smoothing=smoothing)
 
     return Method(init=init, observe=observe, update=update, needs=frozenset({"heldout", "targets"}))
@@ -61,6 +76,7 @@ class Velocitune(Arm):
     """Velocitune's hyper-parameters; `build` gives the method within its constraints."""
 
     name: Literal["velocitune"] = "velocitune"
+    form: Form = "accumulating"  # or "from_prior": weights follow the velocity of now, not its history
     step_size: float = 1.0  # eta; the paper's form is 1
     smoothing: float = 0.0  # c, the uniform share of each update; the paper's form is 0
     clamp: bool = True  # remaining fractions limited to [0, 1]
@@ -68,4 +84,10 @@ class Velocitune(Arm):
 
     def method(self) -> Method:
         """See `Arm`."""
-        return velocitune(step_size=self.step_size, smoothing=self.smoothing, clamp=self.clamp, min_gap=self.min_gap)
+        return velocitune(
+            form=self.form,
+            step_size=self.step_size,
+            smoothing=self.smoothing,
+            clamp=self.clamp,
+            min_gap=self.min_gap,
+        )

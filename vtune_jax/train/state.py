@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from vtune_jax.core.simplex import to_quota
-from vtune_jax.core.types import Cursor, LossSums, Method, MixtureState, Targets, TokenCount
+from vtune_jax.core.types import Cursor, ExcessSums, LossSums, Method, MixtureState, Targets, TokenCount
 from vtune_jax.data.plan import start_cursor
 
 
@@ -28,11 +28,17 @@ class RunConstants(NamedTuple):
 
     heldout: dict[str, Int[Array, "domains rows tokens"]]  # the rows behind every held-out loss, as a batch names them
     horizon: Int[Array, ""]  # optimiser steps of the whole run
+    reference: PyTree = None  # parameters of the reference model, of methods that need one
 
 
-def start_mixture(method: Method, targets: Targets) -> MixtureState:
+def start_mixture(method: Method, targets: Targets, params: PyTree = None) -> MixtureState:
     """The mixture before the first step: the prior's weights, nothing read, nothing observed."""
     domains = targets.prior.shape[0]
+    excess, gradients = None, None
+    if "reference" in method.needs:
+        excess = ExcessSums(*(jnp.zeros(domains, kind) for kind in (jnp.float32, jnp.float32, jnp.int32, jnp.int32)))
+    if "last_gradients" in method.needs:
+        gradients = jax.tree.map(lambda leaf: jnp.zeros((domains, *leaf.shape), leaf.dtype), params)
     # Arrays of their own, none twice: a donated state must not hold the same buffer in two places.
     return MixtureState(
         weights=jnp.array(targets.prior),
@@ -43,6 +49,8 @@ def start_mixture(method: Method, targets: Targets) -> MixtureState:
         trained=TokenCount(*(jnp.zeros(domains, jnp.uint32) for _ in range(2))),
         history=method.init(targets),
         targets=targets,
+        excess=excess,
+        gradients=gradients,
     )
 
 
@@ -58,7 +66,7 @@ def start(params: PyTree, transform: optax.GradientTransformation, method: Metho
         step=jnp.zeros((), jnp.int32),
         params=params,
         optimizer=transform.init(params),
-        mixture=start_mixture(method, targets),
+        mixture=start_mixture(method, targets, params),
     )
 
 

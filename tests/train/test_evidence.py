@@ -1,0 +1,161 @@
+"""What methods need is really computed by the train step: excess losses, gradients, weights on the loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.train.test_step import batch
+from vtune_jax import rules
+from vtune_jax.core.losses import token_nats
+from vtune_jax.core.types import Method
+from vtune_jax.train.evaluate import make_evaluate
+from vtune_jax.train.gradients import align, batch_gradients, heldout_gradients, latest
+from vtune_jax.train.state import start
+from vtune_jax.train.step import make_train_step
+
+RTOL = 2e-4  # float32 sums in another order
+
+
+def step_of(method, interval=100, **options):
+    evaluate = make_evaluate(tiny.model(), 9)
+    return jax.jit(make_train_step(tiny.model(), tiny.OPTIMIZER, method, evaluate, interval=interval, **options))
+
+
+def started(method):
+    return start(tiny.model().init(0), tiny.OPTIMIZER.build(), method, tiny.targets())
+
+
+def row_nats(params, tokens):
+    return np.asarray(token_nats(tiny.model().logits(params, tokens[:, :-1]), tokens[:, 1:]), np.float64)
+
+
+def flat(tree):
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def test_excess_losses_are_those_of_every_token_against_the_reference_model():
+    method = rules.doremi()
+    reference = tiny.model().init(7)
+    constants = tiny.constants()._replace(reference=reference)
+    state, step = started(method), step_of(method)
+    expected = np.zeros((4, tiny.DOMAINS))
+    for seed in range(3):
+        one = batch(seed)
+        tokens, domain = jnp.asarray(one["tokens"], jnp.int32), np.asarray(one["domain"])
+        excess = row_nats(state.params, tokens) - row_nats(reference, tokens)
+        columns = (np.maximum(excess, 0).sum(1), excess.sum(1), (excess > 0).sum(1), np.full(len(domain), tiny.LENGTH))
+        for kind, column in enumerate(columns):
+            np.add.at(expected[kind], domain, column)
+        state, _ = step(state, one, constants)
+    for found, column in zip(state.mixture.excess, expected, strict=True):
+        np.testing.assert_allclose(found, column, rtol=RTOL, atol=1e-3)
+
+
+def test_excess_losses_start_again_after_an_update():
+    method = rules.doremi()
+    constants = tiny.constants()._replace(reference=tiny.model().init(7))
+    state, step = started(method), step_of(method, interval=2)
+    for seed in range(2):
+        state, _ = step(state, batch(seed), constants)
+    assert np.asarray(state.mixture.excess.tokens).sum() == 0
+    assert np.asarray(state.mixture.history.memory.seen).any()
+
+
+def test_a_domains_gradient_is_that_of_its_own_rows():
+    params, one = tiny.model().init(0), batch(1)
+    tokens, domain = jnp.asarray(one["tokens"], jnp.int32), np.asarray(one["domain"])
+    stacked, present = batch_gradients(tiny.model(), params, one, tiny.DOMAINS)
+    assert present.tolist() == [index in domain for index in range(tiny.DOMAINS)]
+    for index in set(domain.tolist()):
+        rows = tokens[domain == index]
+
+        def loss(params, rows=rows):
+            return token_nats(tiny.model().logits(params, rows[:, :-1]), rows[:, 1:]).mean()
+
+        of_domain = jax.tree.map(lambda leaf, index=index: leaf[index], stacked)
+        np.testing.assert_allclose(flat(of_domain), flat(jax.grad(loss)(params)), rtol=RTOL, atol=1e-5)
+
+
+def test_a_heldout_gradient_is_that_of_the_domains_heldout_rows():
+    params, heldout = tiny.model().init(0), tiny.heldout()
+    stacked = heldout_gradients(tiny.model(), params, heldout)
+    for index in range(tiny.DOMAINS):
+        rows = jnp.asarray(heldout["tokens"][index], jnp.int32)
+
+        def loss(params, rows=rows):
+            return token_nats(tiny.model().logits(params, rows[:, :-1]), rows[:, 1:]).mean()
+
+        of_domain = jax.tree.map(lambda leaf, index=index: leaf[index], stacked)
+        np.testing.assert_allclose(flat(of_domain), flat(jax.grad(loss)(params)), rtol=RTOL, atol=1e-5)
+
+
+def test_alignment_is_all_inner_products_and_norms():
+    rng = np.random.default_rng(0)
+    left, right = ({"a": rng.normal(size=(n, 3, 2)), "b": rng.normal(size=(n, 4))} for n in (3, 2))
+    flat_left, flat_right = (
+        np.concatenate([tree["a"].reshape(len(tree["a"]), -1), tree["b"]], axis=1) for tree in (left, right)
+    )
+    found = align(*jax.tree.map(jnp.asarray, (left, right)), jnp.float32(0.1))
+    np.testing.assert_allclose(found.inner, flat_left @ flat_right.T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.norm, np.linalg.norm(flat_left, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found.target_norm, np.linalg.norm(flat_right, axis=1), rtol=1e-5)
+
+
+def test_an_absent_domain_keeps_its_last_gradient():
+    old, new = {"a": jnp.ones((3, 2))}, {"a": 2 * jnp.ones((3, 2))}
+    kept = latest(old, new, jnp.array([True, False, True]))
+    assert kept["a"].tolist() == [[2, 2], [1, 1], [2, 2]]
+
+
+@pytest.mark.parametrize("towards", ["train", "heldout"])
+def test_the_method_is_given_the_alignment_at_the_new_parameters(towards):
+    given = []
+    inner = rules.doge(towards=towards)
+
+    def observe(history, observation):
+        jax.debug.callback(lambda *fields: given.append(fields), *observation.alignment)
+        return inner.observe(history, observation)
+
+    method = Method(inner.init, observe, inner.update, inner.needs)
+    state, _ = step_of(method, interval=1)(started(method), batch(2), tiny.constants())
+    jax.effects_barrier()
+    train, _ = batch_gradients(tiny.model(), state.params, batch(2), tiny.DOMAINS)
+    target = train if towards == "train" else heldout_gradients(tiny.model(), state.params, tiny.heldout())
+    expected = align(train, target, tiny.OPTIMIZER.learning_rate(jnp.int32(1), jnp.int32(tiny.STEPS)))
+    for found, wanted in zip(given[0], expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=RTOL, atol=1e-5)
+
+
+def test_weights_on_the_loss_weigh_tokens_and_leave_the_sampling_at_the_prior():
+    method = rules.group_dro(step_size=1.0)
+    state, step = started(method), step_of(method, interval=1, acts_on="loss")
+    first, _ = step(state, batch(3), tiny.constants())
+    assert not np.allclose(first.mixture.weights, tiny.targets().prior)
+    np.testing.assert_array_equal(first.mixture.quota, state.mixture.quota)
+    np.testing.assert_array_equal(first.mixture.pending, state.mixture.quota)
+    one = batch(4)
+    tokens, domain = jnp.asarray(one["tokens"], jnp.int32), np.asarray(one["domain"])
+    importance = (np.asarray(first.mixture.weights) / np.asarray(tiny.targets().prior))[domain]
+
+    def loss(params):
+        nats = token_nats(tiny.model().logits(params, tokens[:, :-1]), tokens[:, 1:]).mean(axis=1)
+        return (importance * nats).sum() / importance.sum()
+
+    _, metrics = step(first, one, tiny.constants())
+    norm = np.linalg.norm(flat(jax.grad(loss)(first.params)))
+    np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=RTOL)
+
+
+def test_weights_on_the_loss_equal_to_the_prior_change_nothing():
+    sampled, weighed = (step_of(rules.static(), acts_on=acts_on) for acts_on in ("sampling", "loss"))
+    one, other = (step(started(rules.static()), batch(5), tiny.constants())[0] for step in (sampled, weighed))
+    np.testing.assert_allclose(flat(one.params), flat(other.params), rtol=1e-6, atol=1e-9)
+
+
+def test_a_need_that_nobody_supplies_is_refused_before_anything_is_compiled():
+    plain = rules.static()
+    method = plain._replace(needs=frozenset({"tea_leaves"}))
+    with pytest.raises(ValueError, match=r"the method needs \['tea_leaves'\]; the train step supplies"):
+        step_of(method)
