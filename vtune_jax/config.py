@@ -18,7 +18,11 @@ from vtune_jax.errors import UserError
 from vtune_jax.fits.targets import Policy
 from vtune_jax.models import DecoderConfig
 from vtune_jax.rules import (
+    Aioli,
+    DoGE,
+    DoReMi,
     DynamicBatchLoading,
+    Grape,
     GroupDro,
     Odm,
     SkillIt,
@@ -31,7 +35,7 @@ from vtune_jax.train.loop import LoopConfig
 from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import make_targets
 
-MethodConfig = Velocitune | Static | DynamicBatchLoading | GroupDro | Odm | SkillIt
+MethodConfig = Velocitune | Static | DynamicBatchLoading | GroupDro | Odm | SkillIt | DoReMi | DoGE | Aioli | Grape
 BLOCK_TOKENS = 1 << 19
 """Tokens read together from ArrayRecord shards: sixteen records."""
 
@@ -169,6 +173,22 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ProxiesConfig:
+    """Short runs that some methods need before they train; others pay nothing for them."""
+
+    mixtures: int = 0  # random mixtures tried for RegMix, mixing laws and olmix
+    length: float = 0.1  # of each of these runs and of a skill graph's, as a share of train.steps
+    reference_length: float = 0.5  # of the run at the prior that gives DoReMi its reference model
+
+    def __post_init__(self) -> None:
+        if self.mixtures < 0:
+            raise ValueError(f"mixtures must not be negative, got {self.mixtures}")
+        for field in ("length", "reference_length"):
+            if not 0 < getattr(self, field) <= 1:
+                raise ValueError(f"{field} must lie in (0, 1], got {getattr(self, field)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     """Corpora to report: everything that determines a run."""
 
@@ -180,6 +200,7 @@ class ExperimentConfig:
     mixture: MixtureConfig = MixtureConfig()
     pretrain: PretrainConfig = PretrainConfig()
     targets: TargetsConfig = TargetsConfig()
+    proxies: ProxiesConfig = ProxiesConfig()
     train: TrainConfig = TrainConfig()
     loop: LoopConfig = LoopConfig()
     arms: tuple[MethodConfig, ...] = (Velocitune(), Static())
@@ -199,12 +220,35 @@ class ExperimentConfig:
             raise ValueError("arms must hold at least one method, got none")
         if len(set(labels)) < len(labels):
             raise ValueError(f"arms must have different labels, got {list(labels)}")
-        nothing = np.zeros(domains)
         for label, arm in zip(labels, self.arms, strict=True):
             try:
-                arm.build().init(make_targets(nothing, nothing, nothing, nothing))
+                self._assert_possible(arm)
             except ValueError as error:
                 raise ValueError(f"arms.{label}: {error}") from error
+
+    def _assert_possible(self, arm: MethodConfig) -> None:
+        """Refuses an arm whose needs this experiment does not provide, with what would."""
+        names = tuple(domain.name for domain in self.corpus.domains)
+        nothing = np.zeros(len(names))
+        method = arm.build()
+        method.init(make_targets(nothing, nothing, nothing, nothing))
+        if isinstance(arm, SkillIt) and arm.graph_domains not in ((), names):
+            raise ValueError(f"graph_domains must be the corpus' domains in their order {list(names)}")
+        if isinstance(arm, Static) and arm.groups and len(arm.groups) != len(names):
+            raise ValueError(f"groups must name one group per domain ({len(names)}), got {len(arm.groups)}")
+        least = len(names) + 2
+        if "proxies" in method.needs and self.proxies.mixtures < least:
+            raise ValueError(
+                f"it needs runs at random mixtures; set proxies.mixtures to at least {least} "
+                f"for {len(names)} domains, got {self.proxies.mixtures}"
+            )
+        for steps, where in ((self.train.steps, "train.steps"), (arm.proxy_share * self.train.steps, "its proxy")):
+            rounds = int(steps) // self.mixture.interval
+            if steps and rounds < (wanted := arm.intervals(len(names))) and wanted > 1:
+                raise ValueError(
+                    f"its first round takes {wanted} intervals of {self.mixture.interval} steps, {where} has {rounds}; "
+                    "lower mixture.interval or train longer"
+                )
 
     @property
     def arm_labels(self) -> tuple[str, ...]:

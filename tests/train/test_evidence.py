@@ -157,5 +157,5 @@ def test_weights_on_the_loss_equal_to_the_prior_change_nothing():
 def test_a_need_that_nobody_supplies_is_refused_before_anything_is_compiled():
     plain = rules.static()
     method = plain._replace(needs=frozenset({"tea_leaves"}))
-    with pytest.raises(ValueError, match=r"the method needs \['tea_leaves'\]; the train step supplies"):
+    with pytest.raises(ValueError, match=r"the method needs \['tea_leaves'\], but what can be supplied is"):
         step_of(method)

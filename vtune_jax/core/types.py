@@ -80,7 +80,23 @@ class Targets(NamedTuple):
     target: Float[Array, " domains"]  # predicted held-out loss after the full token budget
     target_error: Float[Array, " domains"]  # its standard error
     prior: Float[Array, " domains"]  # reference weights
-    constants: PyTree = ()  # a dictionary of what a method needs beside: "sizes", the tokens of each domain
+    constants: PyTree = ()  # a dictionary of what a method needs beside, see `constant`
+
+
+def constant(targets: Targets, name: str, what: str) -> Array:
+    """One of the run's constants beside losses: "sizes" and "budget" in tokens, "graph" [domains, domains].
+
+    Args:
+        targets: of the run.
+        name: of the constant.
+        what: it is, for the message.
+
+    Raises:
+        ValueError: the run does not hold it.
+    """
+    if not (isinstance(targets.constants, dict) and name in targets.constants):
+        raise ValueError(f'targets.constants must hold "{name}", {what}.')
+    return jnp.asarray(targets.constants[name], targets.prior.dtype)
 
 
 Scalar = float | Float[Array, ""]

@@ -19,10 +19,11 @@ from vtune_jax.rules.aioli import Aioli, aioli
 from vtune_jax.rules.dbl import DynamicBatchLoading, dynamic_batch_loading
 from vtune_jax.rules.doge import DoGE, doge
 from vtune_jax.rules.doremi import DoReMi, doremi
+from vtune_jax.rules.grape import Grape, grape
 from vtune_jax.rules.group_dro import GroupDro, cvar_dro, group_dro
 from vtune_jax.rules.odm import Odm, odm
 from vtune_jax.rules.skillit import SkillIt, skillit
-from vtune_jax.rules.static import Static, prior_weights, static, unimax_weights
+from vtune_jax.rules.static import Static, prior_weights, static, stratified_weights, unimax_weights
 from vtune_jax.rules.table import METHODS
 from vtune_jax.rules.velocitune import Velocitune, velocitune
 
@@ -32,6 +33,7 @@ __all__ = [
     "DoGE",
     "DoReMi",
     "DynamicBatchLoading",
+    "Grape",
     "GroupDro",
     "Odm",
     "SkillIt",
@@ -42,11 +44,13 @@ __all__ = [
     "doge",
     "doremi",
     "dynamic_batch_loading",
+    "grape",
     "group_dro",
     "odm",
     "prior_weights",
     "skillit",
     "static",
+    "stratified_weights",
     "unimax_weights",
     "velocitune",
 ]

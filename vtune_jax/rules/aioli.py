@@ -205,3 +205,7 @@ class Aioli(Arm):
             order=self.order,
             seed=self.order_seed,
         )
+
+    def intervals(self, domains: int) -> int:
+        """See `Arm`."""
+        return self.warmup + self.sweeps * domains

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.history import newest, remembering
 from vtune_jax.core.steps import exponentiated_gradient
-from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
+from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights, constant
 from vtune_jax.rules.arm import Arm
 
 
@@ -48,7 +48,7 @@ def group_dro(*, step_size: Scalar = 0.01, adjustment: Scalar = 0.0, normalize: 
     def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
         score, seen = newest(history)
         if adjusted:
-            score = score + adjustment / jnp.sqrt(sizes(targets))
+            score = score + adjustment / jnp.sqrt(constant(targets, "sizes", "the tokens of each domain"))
         if normalize:
             score = score / jnp.maximum(score.sum(), jnp.finfo(score.dtype).tiny)
         present = jnp.broadcast_to(seen.any(), seen.shape)
@@ -99,7 +99,7 @@ def cvar_dro(
 
     def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
         running: RunningLoss = history.memory
-        size = sizes(targets)
+        size = constant(targets, "sizes", "the tokens of each domain")
         order = jnp.argsort(-(running.mean + adjustment / jnp.sqrt(size)), stable=True)
         # Summed in this order, so that the order of the domains changes no bit.
         share = size / size[order].sum()
@@ -110,17 +110,6 @@ def cvar_dro(
         return jnp.where(running.started.any(), new, weights).astype(weights.dtype)
 
     return Method(init=init, observe=observe, update=update, needs=frozenset({"train", "sizes"}))
-
-
-def sizes(targets: Targets) -> Float[Array, " domains"]:
-    """How much text each domain has.
-
-    Raises:
-        ValueError: the run does not say.
-    """
-    if not (isinstance(targets.constants, dict) and "sizes" in targets.constants):
-        raise ValueError('targets.constants must hold "sizes", the tokens of each domain.')
-    return jnp.asarray(targets.constants["sizes"], targets.prior.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.history import last_seen, newest, remembering
 from vtune_jax.core.steps import share_out
-from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
+from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights, constant
 from vtune_jax.rules.arm import Arm
 
 Graph = Sequence[Sequence[float]] | np.ndarray
@@ -38,6 +38,7 @@ def skillit(
     normalize: bool = False,
     scale_step: bool = False,
     fade: bool = False,
+    learned: bool = False,
 ) -> Method:
     """`w = softmax(eta A s)`, s the sum of the last held-out evaluations; the window stands for past weights.
 
@@ -51,20 +52,23 @@ def skillit(
         masked: the domains that count; s is then the mean over the window instead of the sum, and so eta is smaller.
         normalize: divides s by l_0. The code means the first evaluation and takes the second, from there on.
         scale_step: eta times `sum l_0 / sum l` with the newest evaluation l.
+        learned: the graph is `targets.constants["graph"]`, found by short runs before this one.
         fade: halves what domains do for each other after each evaluation (the code: after each update).
 
     Returns:
-        A method that needs held-out losses.
+        A method that needs held-out losses, and a learned graph if asked for.
 
     Raises:
-        ValueError: a graph that is not square or not finite, or, when called, of another size; a masked domain that
-            does not exist; a hyper-parameter out of its range.
+        ValueError: a graph that is not square or not finite, given as well as learned, or, when called, of another
+            size or missing; a masked domain that does not exist; a hyper-parameter out of its range.
     """
     assert_within(step_size=step_size)
     assert_within(1.0, window=window)
     given = None if graph is None else np.asarray(graph, np.float64)
     if given is not None and (given.ndim != 2 or given.shape[0] != given.shape[1] or not np.isfinite(given).all()):
         raise ValueError(f"graph must be a square of finite numbers, got shape {given.shape}.")
+    if given is not None and learned:
+        raise ValueError("graph must not be given where it is to be learned.")
     begin, remember = remembering("heldout", window)
 
     def init(targets: Targets) -> LossHistory:
@@ -99,7 +103,10 @@ def skillit(
         if scale_step:
             now = jnp.maximum(last_seen(history)[0].sum(), jnp.finfo(dtype).tiny)
             eta = eta * held.reference.sum() / now
-        matrix = jnp.eye(domains, dtype=dtype) if given is None else jnp.asarray(given, dtype)
+        if learned:
+            matrix = constant(targets, "graph", "what domains do for each other").astype(dtype)
+        else:
+            matrix = jnp.eye(domains, dtype=dtype) if given is None else jnp.asarray(given, dtype)
         if fade:
             own = jnp.eye(domains, dtype=bool)
             matrix = jnp.where(own, matrix, matrix * jnp.exp2(1.0 - held.evaluations.astype(dtype)))
@@ -110,7 +117,8 @@ def skillit(
         new = share_out(even, logits, jnp.ones(domains, bool))
         return jnp.where(valid.any(), new, weights).astype(dtype)
 
-    return Method(init=init, observe=observe, update=update, needs=frozenset({"heldout"}))
+    needs = {"heldout", "graph"} if learned else {"heldout"}
+    return Method(init=init, observe=observe, update=update, needs=frozenset(needs))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +127,8 @@ class SkillIt(Arm):
 
     name: Literal["skillit"] = "skillit"
     graph: tuple[tuple[float, ...], ...] = ()  # row i, column j: what training on i does for j; empty: each for itself
+    graph_domains: tuple[str, ...] = ()  # the domains that rows and columns stand for, checked against the corpus
+    learn_graph: bool = False  # by one short run on each domain alone, of proxies.length
     step_size: float = 0.2  # eta
     window: int = 3  # evaluations summed
     masked: tuple[int, ...] = ()  # the domains that count, by their place; empty: all
@@ -138,4 +148,5 @@ class SkillIt(Arm):
             normalize=self.normalize,
             scale_step=self.scale_step,
             fade=self.fade,
+            learned=self.learn_graph,
         )

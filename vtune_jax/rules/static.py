@@ -122,7 +122,7 @@ class Static(Arm):
         """See `Arm`."""
         return static()
 
-    def mixture(self, prior: np.ndarray, tokens: np.ndarray, budget: float) -> np.ndarray:
+    def mixture(self, prior: np.ndarray, tokens: np.ndarray, budget: float | int) -> np.ndarray:
         """The weights of the whole run.
 
         Args:

@@ -69,6 +69,7 @@ def _arm(
 ) -> ArmResult:
     folder = pipeline.arms[label].folder
     constants = targets_from(targets, pipeline.prior)
+    start = read_json(folder / "start.json")
     domains = len(pipeline.prepared.names)
 
     def remaining(losses: list[float | None]) -> list[float | None]:
@@ -78,7 +79,7 @@ def _arm(
     first = {
         "step": 0,
         "tokens": 0,
-        "weights": pipeline.prior.tolist(),
+        "weights": start["mixture"],
         "heldout_loss": targets["initial"],
         "train_loss": [None] * domains,
         "tokens_read": [0] * domains,

@@ -26,9 +26,11 @@ from vtune_jax.report.page import write_page
 from vtune_jax.report.picture import save_picture
 from vtune_jax.report.results import Results
 from vtune_jax.rules import Static, unimax_weights
+from vtune_jax.stages.before import Given, given, reference_params
 from vtune_jax.stages.cache import RunFolder, Stage, read_json, write_json, write_text
 from vtune_jax.stages.outcome import collect, evaluate_arms
-from vtune_jax.stages.targets import blank_targets, predict_targets, targets_from
+from vtune_jax.stages.short_runs import blank_targets
+from vtune_jax.stages.targets import predict_targets
 from vtune_jax.stages.training import Lab, Streams, heldout_rows
 
 _DATA = tuple(
@@ -98,6 +100,16 @@ class Pipeline:
             streams, limits=limits, stop=tuple(domain.exhaustion == "stop" for domain in domains)
         )
 
+    @property
+    def unlimited_streams(self) -> Streams:
+        """The same rows; how often they may be read in the real run is not for short runs to keep."""
+        return dataclasses.replace(self.streams, limits=(), stop=())
+
+    @property
+    def domain_tokens(self) -> np.ndarray:
+        """Training tokens of each domain."""
+        return np.array([len(self.prepared.domain(name).train) for name in self.prepared.names])
+
     @cached_property
     def base_streams(self) -> Streams:
         """Training and held-out rows of the base domain."""
@@ -106,7 +118,7 @@ class Pipeline:
     @cached_property
     def prior(self) -> np.ndarray:
         """Reference weights, float64."""
-        tokens = [len(self.prepared.domain(name).train) for name in self.prepared.names]
+        tokens = self.domain_tokens
         budget = self.config.train.steps * self.config.data.batch_tokens
         if epochs := self.config.mixture.unimax_epochs:
             unspent = unimax_weights(tokens, budget, epochs)[1]
@@ -115,7 +127,7 @@ class Pipeline:
                     f"UniMax: {unspent:,.0f} of {budget:,} tokens cannot be spent within {epochs:g} epochs; "
                     "every domain is read more often"
                 )
-        return self.config.mixture.prior(np.array(tokens), budget)
+        return self.config.mixture.prior(tokens, budget)
 
     @cached_property
     def lab(self) -> Lab:
@@ -155,17 +167,19 @@ class Pipeline:
         return self.run_folder.stage("targets", key, lambda folder: predict_targets(self, folder))
 
     def train(self, arm: MethodConfig) -> Stage:
-        """Continual pre-training under one method."""
-        targets = self.targets
+        """Continual pre-training under one method, after what the method needs first."""
+        _ = self.targets
         label = arm.label or arm.name
-        key = self._key(("prepare",), "seed", "model", *_DATA, "mixture", "train", "loop")
-        key |= {"base": self.pretrain.digest, "method": settings.digest(arm)}
+        start = given(self, arm, label)
+        key = self.run_key() | start.stages | {"base": self.pretrain.digest, "method": settings.digest(arm)}
         if self.streams.limits:
             key["limits"] = [self.streams.limits, self.streams.stop]
-        if "targets" in arm.build().needs:
-            key["targets"] = targets.digest
         self.progress.stage("train", f"arm '{label}'")
-        return self.run_folder.stage(f"train-{label}", key, lambda folder: self._train(folder, arm, label))
+        return self.run_folder.stage(f"train-{label}", key, lambda folder: self._train(folder, start, label))
+
+    def run_key(self, *fields: str) -> dict[str, Any]:
+        """What every run on the domains depends on beside its base model, and some more fields of the config."""
+        return self._key(("prepare",), "seed", "model", *_DATA, "mixture", "train", "loop", *fields)
 
     @cached_property
     def arms(self) -> dict[str, Stage]:
@@ -239,29 +253,25 @@ class Pipeline:
             )
         write_json(folder / "model.json", self._model_facts())
 
-    def _train(self, folder: Path, arm: MethodConfig, label: str) -> None:
+    def _train(self, folder: Path, start: Given, label: str) -> None:
         train = self.config.train
         if self.allow_data_change and not (folder / "checkpoints").exists():
             self._take_over(folder, label)
+        write_json(folder / "start.json", {**start.facts, "mixture": start.mixture.tolist()})
         with self.progress.bar(label, train.steps, names=self.prepared.names) as tick:
             self.lab.train(
                 folder,
                 self.streams,
                 self.base_params,
-                targets_from(read_json(self.targets.folder / "targets.json"), self.prior, self._constants(arm)),
-                method_config=arm,
+                start.targets,
+                method_config=start.method,
                 optimizer=train.optimizer,
                 steps=train.steps,
                 seed=self.config.seed,
                 tick=tick,
                 warn=self.progress.note,
+                reference=reference_params(self, start.reference),
             )
-
-    def _constants(self, arm: MethodConfig) -> dict[str, np.ndarray]:
-        """What a method needs beside losses and targets."""
-        if "sizes" not in arm.build().needs:
-            return {}
-        return {"sizes": np.array([len(self.prepared.domain(name).train) for name in self.prepared.names])}
 
     def _take_over(self, folder: Path, label: str) -> None:
         """Copies the newest state of this arm on other data, metrics included."""

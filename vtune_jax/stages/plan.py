@@ -13,6 +13,7 @@ from vtune_jax.stages.targets import proxy_lengths
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vtune_jax.config import ExperimentConfig
     from vtune_jax.stages.pipeline import Pipeline
 
 
@@ -69,13 +70,16 @@ def make_plan(pipeline: Pipeline) -> Plan:
         )
     )
     proxies = () if config.targets.losses else proxy_lengths(config.targets.proxy_lengths, config.train.steps)
+    before = runs_before(config)
     steps = {
         "pretrain": 0 if config.pretrain.from_run else config.pretrain.steps,
         "proxies": sum(proxies),
+        **{name: sum(runs) for name, runs in before.items()},
         **{label: config.train.steps for label in config.arm_labels},
     }
     interval = config.mixture.interval
-    parts = (steps["pretrain"], *proxies, *(config.train.steps for _ in config.arms))
+    short = [run for runs in before.values() for run in runs]
+    parts = (steps["pretrain"], *proxies, *short, *(config.train.steps for _ in config.arms))
     evaluations = sum(part // interval for part in parts) + len(proxies) + 2 * (1 + len(config.arms))
     vocabulary = pipeline.prepared.vocab_size
     per_token = config.model.flops_per_token(vocabulary, data.sequence)
@@ -93,6 +97,24 @@ def make_plan(pipeline: Pipeline) -> Plan:
         # Parameters, gradient, two moments; logits, their gradient and log-sum-exp.
         memory_bytes=16 * parameters + 12 * rows_at_once * data.sequence * vocabulary,
     )
+
+
+def runs_before(config: ExperimentConfig) -> dict[str, list[int]]:
+    """Optimiser steps of the runs that some arms need before they train."""
+    proxies, steps = config.proxies, config.train.steps
+    needs = [arm.build().needs for arm in config.arms]
+    short = max(1, round(proxies.length * steps))
+    runs: dict[str, list[int]] = {}
+    if any("reference" in need for need in needs):
+        runs["reference"] = [max(1, round(proxies.reference_length * steps))]
+    if any("graph" in need for need in needs):
+        runs["skill graph"] = [short] * len(config.corpus.domains)
+    if any("proxies" in need for need in needs):
+        runs["random mixtures"] = [short] * proxies.mixtures
+    for label, arm in zip(config.arm_labels, config.arms, strict=True):
+        if arm.proxy_share:
+            runs[f"proxy of {label}"] = [max(config.mixture.interval, round(arm.proxy_share * steps))]
+    return runs
 
 
 def measured_flops_per_second(seconds: float = 0.3) -> float:

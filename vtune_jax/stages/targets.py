@@ -10,8 +10,8 @@ import numpy as np
 from vtune_jax.core.types import Targets
 from vtune_jax.errors import UserError
 from vtune_jax.fits.targets import apply_policy, estimate_targets
-from vtune_jax.rules import Static
 from vtune_jax.stages.cache import write_json
+from vtune_jax.stages.short_runs import static_run
 from vtune_jax.stages.training import Streams
 from vtune_jax.train.evaluate import mean_loss
 from vtune_jax.train.state import make_targets
@@ -42,7 +42,9 @@ def _fitted(pipeline: Pipeline, folder: Path, initial: np.ndarray, budget: int) 
     stores = tuple(store.first(options.subsample) for store in pipeline.streams.stores)
     # Proxies are short: how often a domain may be read in the real run is not theirs to keep.
     streams = Streams(stores=stores, heldout=pipeline.streams.heldout)
-    losses = np.stack([_proxy(pipeline, folder / f"proxy-{steps}", streams, steps) for steps in lengths])
+    losses = np.stack(
+        [static_run(pipeline, folder / f"proxy-{steps}", streams, steps, pipeline.prior) for steps in lengths]
+    )
     tokens = np.array(lengths) * config.data.batch_tokens
     estimate = estimate_targets(
         tokens, losses, budget, initial_losses=initial, level=options.level, min_gap=options.min_gap
@@ -55,23 +57,6 @@ def _fitted(pipeline: Pipeline, folder: Path, initial: np.ndarray, budget: int) 
         "proxy_tokens": int(tokens.sum()),
         "notes": notes,
     }
-
-
-def _proxy(pipeline: Pipeline, folder: Path, streams: Streams, steps: int) -> np.ndarray:
-    with pipeline.progress.bar(f"proxy of {steps} steps", steps) as tick:
-        state = pipeline.lab.train(
-            folder,
-            streams,
-            pipeline.base_params,
-            blank_targets(pipeline.prior),
-            method_config=Static(),
-            optimizer=pipeline.config.train.optimizer,
-            steps=steps,
-            seed=pipeline.config.seed,
-            tick=tick,
-            warn=pipeline.progress.note,
-        )
-    return mean_loss(pipeline.lab.heldout_sums(state.params, streams.heldout))
 
 
 def proxy_lengths(shares: tuple[float, ...], steps: int) -> list[int]:
@@ -104,12 +89,6 @@ def own_targets(losses: tuple[float, ...], initial: np.ndarray) -> dict[str, Any
         "proxy_tokens": 0,
         "notes": [],
     }
-
-
-def blank_targets(prior: np.ndarray) -> Targets:
-    """Targets of a run whose method uses none but the prior."""
-    nothing = np.full(prior.shape, np.nan)
-    return make_targets(nothing, nothing, nothing, prior)
 
 
 def targets_from(facts: dict[str, Any], prior: np.ndarray, constants: dict[str, np.ndarray] | None = None) -> Targets:

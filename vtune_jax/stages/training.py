@@ -94,7 +94,10 @@ class Lab:
 
     def _step(self, optimizer: OptimizerConfig, method_config: MethodConfig) -> TrainStep:
         interval, lag = self.config.mixture.interval, self.config.mixture.lag
-        return make_train_step(self.model, optimizer, method_config.build(), self.evaluate, interval=interval, lag=lag)
+        method, acts_on = method_config.build(), method_config.acts_on
+        return make_train_step(
+            self.model, optimizer, method, self.evaluate, interval=interval, lag=lag, acts_on=acts_on
+        )
 
     def train(
         self,
@@ -109,12 +112,13 @@ class Lab:
         seed: int,
         tick: Tick,
         warn: Callable[[str], None],
+        reference: PyTree = None,
     ) -> TrainState:
         """One run, resumed if it was begun."""
         data, mixture = self.config.data, self.config.mixture
         spec = self.plan_spec(streams, seed)
         heldout = {name: jnp.asarray(rows) for name, rows in streams.heldout.items()}
-        constants = RunConstants(heldout=heldout, horizon=jnp.int32(steps))
+        constants = RunConstants(heldout=heldout, horizon=jnp.int32(steps), reference=reference)
         engine: Engine
         if data.engine == "device":
             engine = DeviceEngine(self.scan(optimizer, method_config, spec), spec, streams.stores, constants)

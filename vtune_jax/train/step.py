@@ -15,6 +15,7 @@ from vtune_jax.core.losses import domain_sums, excess_sums
 from vtune_jax.core.simplex import to_quota
 from vtune_jax.core.types import Alignment, ExcessSums, LossSums, Method, MixtureState, Observation
 from vtune_jax.models import Model
+from vtune_jax.rules.table import NEEDS
 from vtune_jax.train.batch import Batch, batch_nats
 from vtune_jax.train.evaluate import Evaluate
 from vtune_jax.train.gradients import align, batch_gradients, heldout_gradients, latest
@@ -25,12 +26,6 @@ StepMetrics = dict[str, Array]
 ActsOn = Literal["sampling", "loss"]
 TrainStep = Callable[[TrainState, Batch, RunConstants], tuple[TrainState, StepMetrics]]
 Align = Callable[[MixtureState, PyTree, Int[Array, ""], Batch, RunConstants], tuple[MixtureState, Alignment | None]]
-
-SUPPLIED = frozenset(
-    {"heldout", "train", "weights", "targets", "sizes", "probes", "proxies", "reference"}
-    | {"alignment", "heldout_alignment", "last_gradients"}
-)
-"""What methods may need: the step computes it, or the run's targets and constants hold it."""
 
 
 def make_train_step(
@@ -69,8 +64,8 @@ def make_train_step(
         raise ValueError(f"interval must be at least 1, got {interval}.")
     if not 0 <= lag < interval:
         raise ValueError(f"lag must lie in [0, interval = {interval}), got {lag}.")
-    if unknown := method.needs - SUPPLIED:
-        raise ValueError(f"the method needs {sorted(unknown)}; the train step supplies {sorted(SUPPLIED)} only.")
+    if unknown := method.needs - set(NEEDS):
+        raise ValueError(f"the method needs {sorted(unknown)}, but what can be supplied is {sorted(NEEDS)}.")
     transform = optimizer.build()
     refers = "reference" in method.needs
     find_alignment = make_align(model, optimizer, method)
