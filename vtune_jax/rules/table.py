@@ -2,7 +2,11 @@
 
 from typing import NamedTuple
 
+from vtune_jax.rules.aioli import Aioli
 from vtune_jax.rules.dbl import DynamicBatchLoading
+from vtune_jax.rules.doge import DoGE
+from vtune_jax.rules.doremi import DoReMi
+from vtune_jax.rules.grape import Grape
 from vtune_jax.rules.group_dro import GroupDro
 from vtune_jax.rules.odm import Odm
 from vtune_jax.rules.skillit import SkillIt
@@ -36,7 +40,15 @@ NEEDS = {
 """What a method may ask for in `Method.needs`, and how the trainer comes by it."""
 
 METHODS: tuple[Entry, ...] = (
-    Entry("static", Static, "control", ()),
+    Entry(
+        "static",
+        Static,
+        "control; UniMax: Chung et al. 2023, arXiv:2304.09151",
+        (
+            "UniMax counts tokens, characters in the paper, and says what cannot be spent instead of scaling up silently",
+            "stratified: groups share evenly, and within a group the power law of sizes holds",
+        ),
+    ),
     Entry(
         "velocitune",
         Velocitune,
@@ -45,6 +57,7 @@ METHODS: tuple[Entry, ...] = (
             "step size, smoothing and floor are options; their defaults (1, 0, 0) are the paper's form as far as known",
             "a domain whose target is not below its initial loss gets a remaining fraction of 0",
             "a domain without evidence keeps its weight",
+            "`from_prior` is the other form that descriptions of the method allow: `prior exp(-eta V)`, normalised",
         ),
     ),
     Entry(
@@ -62,7 +75,7 @@ METHODS: tuple[Entry, ...] = (
         GroupDro,
         "Sagawa et al. 2020, arXiv:1911.08731; kohpangwei/group_DRO",
         (
-            "weights choose what is sampled; in the original they weigh the loss of a batch sampled otherwise",
+            'weights choose what is sampled by default; the original weighs the loss: `acts_on = "loss"`',
             "with no evidence at all nothing moves; as in the code, one absent domain counts as having loss 0",
             "evidence is the mean loss since the last update, at every step in the original",
         ),
@@ -86,6 +99,52 @@ METHODS: tuple[Entry, ...] = (
             "one evaluation per update, so that `fade` counts evaluations; in the original it counts updates",
             "a domain missing from an evaluation is taken at its mean over the window",
             "the loader's rule that off-diagonal ones become 0.5 is left to whoever writes the graph",
+        ),
+    ),
+    Entry(
+        "doremi",
+        DoReMi,
+        "Xie et al. 2023, arXiv:2305.10429; sangmichaelxie/doremi",
+        (
+            "four versions (`form`): the official code's and those of levanter, Aioli and DoGE, which are other rules",
+            "evidence is pooled over the tokens since the last update; in the original the weights move at every step",
+            "a domain not seen yet scores `first_score`, 0; in the official code ln |V|, in Aioli's and DoGE's 1e-6",
+            "an empty or non-finite sum counts as absent; in the official code it makes every weight NaN",
+            "the proxy (`proxy_share`) has the real model's size, and starts from the base model as the reference does",
+            "its mean weights leave out those it started from, as in the paper; the official code counts them in",
+        ),
+    ),
+    Entry(
+        "doge",
+        DoGE,
+        "Fan et al. 2023, arXiv:2310.15393; Olivia-fsm/DoGE",
+        (
+            "gradients are those of the last batch before an update, at the parameters after it; at every step originally",
+            'weights choose what is sampled by default; the original weighs gradients: `acts_on = "loss"`',
+            "`targets` must be domains of the corpus; a target that is not trained on is one with weight 0 in the prior "
+            'and `towards = "heldout"`',
+            'Aioli\'s version is `towards = "heldout"`, `keep_absent = false`; its one mixed batch is here the sum of all '
+            "domains' held-out gradients, each clipped",
+        ),
+    ),
+    Entry(
+        "aioli",
+        Aioli,
+        "Chen et al. 2024, arXiv:2411.05735; HazyResearch/aioli",
+        (
+            "probes last one interval each, and so does every evaluation; `hold` says how long the weights then stay",
+            "the mixtures that were really drawn from are inverted, so that floors and ceilings do not falsify A",
+            "a round in which no loss moves leaves the weights alone; NaN in the code",
+            "the order of probes is drawn by a key of the round's number, not by a global generator",
+        ),
+    ),
+    Entry(
+        "grape",
+        Grape,
+        "in the style of Fan et al. 2025, arXiv:2505.20380",
+        (
+            "from the abstract and public summaries; constants, clipping and intervals of the paper could not be checked",
+            "the tasks are the domains' held-out texts",
         ),
     ),
 )
