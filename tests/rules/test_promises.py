@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vtune_jax import rules
 from vtune_jax.core.constraints import with_floor
-from vtune_jax.core.types import LossSums, Observation, Targets
-from vtune_jax.rules import METHODS, DynamicBatchLoading, GroupDro, Odm, SkillIt
+from vtune_jax.core.types import Alignment, ExcessSums, LossSums, Observation, Targets
+from vtune_jax.rules import METHODS, Aioli, DoGE, DoReMi, DynamicBatchLoading, GroupDro, Odm, SkillIt, Velocitune
 
 CONFIGS = {entry.name: entry.config for entry in METHODS} | {
     "dbl bandit": functools.partial(DynamicBatchLoading, form="bandit"),
@@ -21,8 +22,19 @@ CONFIGS = {entry.name: entry.config for entry in METHODS} | {
     "odm smoothed_softmax": functools.partial(Odm, form="smoothed_softmax"),
     "odm smoothed_share": functools.partial(Odm, form="smoothed_share"),
     "skillit normalized": functools.partial(SkillIt, normalize=True, scale_step=True, fade=True),
+    "skillit learned": functools.partial(SkillIt, learn_graph=True, masked=(0,)),
     "odm paper": functools.partial(Odm, form="paper"),
+    "velocitune from_prior": functools.partial(Velocitune, form="from_prior", clamp=False),
+    "doremi levanter": functools.partial(DoReMi, form="levanter"),
+    "doremi aioli": functools.partial(DoReMi, form="aioli"),
+    "doge heldout": functools.partial(DoGE, towards="heldout", keep_absent=False, lowest=-5.0, targets=(0,)),
+    "aioli ema": functools.partial(Aioli, memory=0.5, favour=1.0, hold=1),
+    "aioli diagonal": functools.partial(Aioli, diagonal=True, normalize=False),
 }
+PROBING = {name for name, config in CONFIGS.items() if "probes" in config().build().needs}
+"""Methods whose weights are those of a probe at most times."""
+PLACED = {name for name in CONFIGS if name in ("skillit learned", "doge heldout")}
+"""Configs that name a domain by its place, and so do depend on the order."""
 EVERY_METHOD = pytest.mark.parametrize("name", CONFIGS)
 FLOOR = 0.01
 
@@ -33,17 +45,34 @@ def problem(seed, domains, dtype=np.float32):
     target = (initial - rng.uniform(0.1, 2, domains)).astype(dtype)
     prior = rng.dirichlet(np.ones(domains)).astype(dtype)
     sizes = jnp.asarray(rng.uniform(1e3, 1e6, domains), dtype)
-    targets = Targets(*map(jnp.asarray, (initial, target, np.zeros(domains, dtype), prior)), {"sizes": sizes})
+    graph = jnp.asarray(rng.uniform(0, 1, (domains, domains)), dtype)
+    constants = {"sizes": sizes, "budget": sizes.sum(), "graph": graph}
+    targets = Targets(*map(jnp.asarray, (initial, target, np.zeros(domains, dtype), prior)), constants)
     loss = initial - rng.uniform(-0.2, 1.2, domains) * (initial - target)
     tokens = rng.integers(1, 5000, domains)
     return targets, loss.astype(dtype), tokens
 
 
-def observation(loss, tokens, step=10):
+def reordered(targets, order):
+    constants = dict(targets.constants, sizes=targets.constants["sizes"][order])
+    constants["graph"] = targets.constants["graph"][np.ix_(order, order)]
+    columns = (column[order] for column in targets[:4])
+    return Targets(*columns, constants)
+
+
+def observation(loss, tokens, step=10, weights=None):
+    """Every kind of evidence, all of it a function of each domain's loss and tokens."""
     domains = len(tokens)
-    sums = LossSums(jnp.asarray(loss * tokens, jnp.float32), jnp.asarray(tokens, jnp.int32))
-    even = jnp.full(domains, 1 / domains)
-    return Observation(sums, sums, jnp.zeros(domains), jnp.asarray(step), weights=even)
+    nats, tokens = jnp.asarray(loss * tokens, jnp.float32), jnp.asarray(tokens, jnp.int32)
+    sums = LossSums(nats, tokens, squares=nats * 1.5)
+    raw = nats - 3.0 * tokens
+    excess = ExcessSums(jnp.maximum(raw, 0.0), raw, (tokens + 1) // 2, tokens)
+    size = jnp.where(tokens > 0, jnp.asarray(loss, jnp.float32), 0.0)
+    # Gradients in the directions of a common axis and one of their own.
+    inner = jnp.outer(size, size) * (0.5 + 0.5 * jnp.eye(domains))
+    alignment = Alignment(inner, size, size, jnp.float32(1e-3))
+    even = jnp.full(domains, 1 / domains) if weights is None else weights
+    return Observation(sums, sums, jnp.zeros(domains), jnp.asarray(step), None, even, excess, alignment)
 
 
 @functools.cache
@@ -75,15 +104,15 @@ def test_weights_stay_on_the_simplex(name, domains):
 def test_any_evidence_keeps_weights_finite_on_the_simplex_and_above_the_floor(name, losses, tokens):
     targets, _, _ = problem(1, 5)
     method = built(name, FLOOR)
-    sums = LossSums(jnp.array(losses, jnp.float32), jnp.array(tokens, jnp.int32))
-    evidence = Observation(sums, sums, jnp.zeros(5), jnp.asarray(1), weights=targets.prior)
+    with np.errstate(over="ignore", invalid="ignore"):
+        evidence = observation(np.array(losses, np.float32), np.array(tokens), step=1, weights=targets.prior)
     new = np.asarray(one_update(method, targets, evidence))
     assert np.isfinite(new).all()
     assert new.min() >= FLOOR * (1 - 1e-5)
     np.testing.assert_allclose(new.sum(), 1.0, atol=1e-5)
 
 
-@EVERY_METHOD
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - PROBING - PLACED))
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(6)))
 @settings(max_examples=50, deadline=None)
 def test_permuting_domains_permutes_weights(name, seed, order):
@@ -91,8 +120,7 @@ def test_permuting_domains_permutes_weights(name, seed, order):
     order = np.array(order)
     method = built(name)
     straight = np.asarray(one_update(method, targets, observation(loss, tokens)))
-    permuted_targets = jax.tree.map(lambda column: column[order], targets)
-    permuted = np.asarray(one_update(method, permuted_targets, observation(loss[order], tokens[order])))
+    permuted = np.asarray(one_update(method, reordered(targets, order), observation(loss[order], tokens[order])))
     np.testing.assert_allclose(permuted, straight[order], rtol=1e-5, atol=1e-7)
 
 
@@ -151,6 +179,121 @@ def test_no_evidence_at_all_moves_nothing(name):
     targets, loss, _ = problem(5, 4)
     new = one_update(CONFIGS[name]().build(), targets, observation(loss, np.zeros(4, np.int64)))
     np.testing.assert_allclose(new, targets.prior, rtol=1e-6)
+
+
+EXTREMES = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0, 3.0], np.float32)
+
+
+def path_of(method, targets, evidence):
+    """Weights after each of a sequence of observations, stacked in front."""
+
+    def body(carry, one):
+        weights, history = carry
+        history = method.observe(history, one._replace(weights=weights))
+        weights = method.update(weights, history, targets)
+        return (weights, history), weights
+
+    return jax.lax.scan(body, (targets.prior, method.init(targets)), evidence)[1]
+
+
+many_updates = functools.partial(jax.jit, static_argnums=0)(path_of)
+
+
+def sequence(seed, domains=4, length=12):
+    """Observations of falling losses with noise, domains absent now and then."""
+    targets, loss, _ = problem(seed, domains)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for step in range(1, length + 1):
+        now = loss * (1 - 0.02 * step * rng.uniform(0.5, 1.5, domains)).astype(np.float32)
+        tokens = rng.integers(100, 5000, domains) * (rng.random(domains) > 0.1)
+        rows.append(observation(now, tokens, step=step))
+    return targets, jax.tree.map(lambda *parts: jnp.stack(parts), *rows)
+
+
+@EVERY_METHOD
+@given(picks=st.lists(st.integers(0, len(EXTREMES) - 1), min_size=4 * 12, max_size=4 * 12))
+@settings(max_examples=40, deadline=None)
+def test_a_run_through_extreme_evidence_stays_on_the_simplex_and_above_the_floor(name, picks):
+    targets, _, _ = problem(7, 4)
+    losses = EXTREMES[np.array(picks)].reshape(12, 4)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = [observation(loss, np.full(4, 100), step=step) for step, loss in enumerate(losses, 1)]
+    evidence = jax.tree.map(lambda *parts: jnp.stack(parts), *rows)
+    path = np.asarray(many_updates(built(name, FLOOR), targets, evidence))
+    assert np.isfinite(path).all()
+    assert path.min() >= FLOOR * (1 - 1e-5)
+    np.testing.assert_allclose(path.sum(axis=1), 1.0, atol=1e-5)
+
+
+@EVERY_METHOD
+def test_float32_stays_close_to_float64_over_a_run(name, record_property):
+    targets, evidence = sequence(8)
+    single = np.asarray(many_updates(built(name), targets, evidence), np.float64)
+    with jax.enable_x64(True):
+        targets, evidence = jax.tree.map(
+            lambda leaf: np.asarray(leaf, np.float64) if leaf.dtype == jnp.float32 else np.asarray(leaf),
+            (targets, evidence),
+        )
+        double = np.asarray(many_updates(CONFIGS[name]().build(), *jax.tree.map(jnp.asarray, (targets, evidence))))
+    error = float(np.abs(single - double).max())
+    record_property("largest error of a weight in float32", error)
+    assert double.dtype == np.float64
+    assert error < 1e-4
+
+
+HYPER = {
+    "velocitune": (rules.velocitune, {"step_size": 1.5, "smoothing": 0.1, "min_gap": 1e-3}),
+    "velocitune from_prior": (functools.partial(rules.velocitune, form="from_prior"), {"step_size": 1.5}),
+    "dbl": (rules.dynamic_batch_loading, {"step_size": 0.5, "smoothing": 0.1}),
+    "group_dro": (rules.group_dro, {"step_size": 0.2, "adjustment": 1.0}),
+    "group_dro cvar": (rules.cvar_dro, {"alpha": 0.4, "decay": 0.2, "natural_share": 0.3}),
+    "odm": (rules.odm, {"reward_scale": 0.2}),
+    "odm paper": (functools.partial(rules.odm, form="paper"), {"memory": 0.7}),
+    "skillit": (rules.skillit, {"step_size": 0.2}),
+    "doremi": (rules.doremi, {"step_size": 0.3, "smoothing": 0.1, "first_score": 0.5}),
+    "doge": (rules.doge, {"step_scale": 30.0, "smoothing": 0.1, "lowest": 0.0, "highest": 5.0, "max_norm": 2.0}),
+    "aioli": (functools.partial(rules.aioli, hold=1), {"step_size": 0.5, "favour": 0.7, "memory": 0.2}),
+    "grape": (rules.grape, {"step_scale": 30.0, "task_step": 5.0, "smoothing": 0.1}),
+}
+CASES = [pytest.param(name, field, id=f"{name}-{field}") for name, (_, fields) in HYPER.items() for field in fields]
+
+
+@pytest.mark.parametrize(("name", "field"), CASES)
+def test_vmap_over_a_hyper_parameter_equals_a_loop(name, field):
+    centre = HYPER[name][1][field]
+    values = jnp.linspace(0.8 * centre, 1.2 * centre, 3)
+    mapped = jax.vmap(lambda value: _traced(name, field, value))(values)
+    looped = np.stack([_traced(name, field, jnp.float32(value)) for value in values])
+    np.testing.assert_allclose(mapped, looped, rtol=2e-5, atol=1e-6)
+    assert np.isfinite(mapped).all()
+
+
+@pytest.mark.parametrize(("name", "field"), CASES)
+def test_the_gradient_with_respect_to_a_hyper_parameter_is_finite_and_that_of_a_difference(name, field):
+    centre = HYPER[name][1][field]
+    pull = jnp.arange(1.0, 5.0)
+
+    def last(value):
+        return _traced(name, field, value)[-1] @ pull
+
+    with jax.enable_x64(True):
+        slope = float(jax.grad(last)(jnp.float64(centre)))
+        step = max(1e-5 * abs(centre), 1e-7)
+        difference = float(last(jnp.float64(centre + step)) - last(jnp.float64(centre - step))) / (2 * step)
+    assert np.isfinite(slope)
+    np.testing.assert_allclose(slope, difference, rtol=2e-3, atol=2e-3 * (1 + abs(difference)))
+
+
+def _traced(name, field, value):
+    """Weights over a run with a hyper-parameter that is traced: the method is built inside."""
+    build, fields = HYPER[name]
+    targets, evidence = sequence(9)
+    if value.dtype == jnp.float64:
+        targets, evidence = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf, (targets, evidence)
+        )
+    return path_of(build(**{**fields, field: value}), targets, evidence)
 
 
 def test_a_floor_that_cannot_be_kept_is_refused():

@@ -29,7 +29,7 @@ NEEDS = {
     "weights": "the mixture that these batches were drawn from",
     "targets": "initial and target losses, by the targets stage",
     "sizes": "training tokens of each domain and the budget of the run",
-    "reference": "losses of a reference model on the same tokens: one trained at the prior for `proxies.reference_length`",
+    "reference": "losses on the same tokens of a model trained at the prior for `proxies.reference_length`",
     "alignment": "inner products of the domains' gradients on the last training batch",
     "heldout_alignment": "inner products of these gradients with those of the domains' held-out losses",
     "last_gradients": "the last gradient of a domain that is absent from the batch, kept in the train state",
