@@ -231,7 +231,8 @@ class ExperimentConfig:
         names = tuple(domain.name for domain in self.corpus.domains)
         nothing = np.zeros(len(names))
         method = arm.build()
-        method.init(make_targets(nothing, nothing, nothing, nothing))
+        roomy = {"sizes": nothing + 1.0, "budget": np.array(1e-9)}
+        method.init(make_targets(nothing, nothing, nothing, nothing, roomy))
         if isinstance(arm, SkillIt) and arm.graph_domains not in ((), names):
             raise ValueError(f"graph_domains must be the corpus' domains in their order {list(names)}")
         if isinstance(arm, Static) and arm.groups and len(arm.groups) != len(names):

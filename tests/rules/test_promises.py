@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from vtune_jax import rules
 from vtune_jax.core.constraints import with_floor
+from vtune_jax.core.filters import Ema, LocalLevel, Median
 from vtune_jax.core.types import Alignment, ExcessSums, LossSums, Observation, Targets
 from vtune_jax.rules import METHODS, Aioli, DoGE, DoReMi, DynamicBatchLoading, GroupDro, Odm, SkillIt, Velocitune
 
@@ -29,6 +30,11 @@ CONFIGS = {entry.name: entry.config for entry in METHODS} | {
     "doremi aioli": functools.partial(DoReMi, form="aioli"),
     "doge heldout": functools.partial(DoGE, towards="heldout", keep_absent=False, lowest=-5.0, targets=(0,)),
     "aioli ema": functools.partial(Aioli, memory=0.5, favour=1.0, hold=1),
+    "velocitune bounded": functools.partial(
+        Velocitune, step_size=3.0, largest_change=0.5, trust_region=0.4, filter=Ema()
+    ),
+    "dbl gated": functools.partial(DynamicBatchLoading, gate=1.0, filter=LocalLevel(drift=0.05)),
+    "odm median": functools.partial(Odm, filter=Median(), max_repeats=1e9),
     "aioli diagonal": functools.partial(Aioli, diagonal=True, normalize=False),
 }
 PROBING = {name for name, config in CONFIGS.items() if "probes" in config().build().needs}

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from tests.stages.experiment import write_experiment
+from vtune_jax import settings
 from vtune_jax.config import load
+from vtune_jax.core.filters import LocalLevel
 from vtune_jax.core.types import LossSums
 from vtune_jax.errors import UserError
 from vtune_jax.progress import Progress
@@ -95,6 +97,27 @@ def test_a_second_run_finds_all_of_it_done(made):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")} == before
 
 
+def test_graphs_filters_and_constraints_go_through_a_file_and_back(tmp_path):
+    arms = (
+        'arms=[{name="skillit", graph=[[1, 0.5, 0], [0, 1, 0], [0, 0.25, 1]], masked=[1], largest_change=0.5}, '
+        '{name="velocitune", ceiling=0.8, filter={name="local_level", drift=0.02}, gate=1.0}]'
+    )
+    config = load(write_experiment(tmp_path), (arms, "arms.velocitune.filter.inflation=2.0"))
+    assert config.arms[0].graph == ((1.0, 0.5, 0.0), (0.0, 1.0, 0.0), (0.0, 0.25, 1.0))
+    assert config.arms[1].filter == LocalLevel(drift=0.02, inflation=2.0)
+    again = tmp_path / "again.toml"
+    again.write_text(settings.dumps(config))
+    assert load(again) == config
+
+
+def test_too_little_text_for_the_repeats_asked_for_is_told_before_the_arm_trains(made):
+    pipeline, _ = made
+    path = pipeline.run_folder.path / "config.toml"
+    few = load(path, ("arms=[{name='velocitune', max_repeats=0.001}]",))
+    with pytest.raises(UserError, match=r"arm 'velocitune': max_repeats must be at least .* for the budget, got 0.001"):
+        Pipeline(few, pipeline.run_folder.path, Progress(silent=True)).report()
+
+
 @pytest.mark.parametrize(
     ("arm", "message"),
     [
@@ -109,6 +132,10 @@ def test_a_second_run_finds_all_of_it_done(made):
         ('{name="static", groups=["a", "b", "b"]}', 'groups must be given for the form "stratified" and no other'),
         ('{name="doge", targets=[3]}', r"targets must name domains in \[0, 3\), got \[3\]"),
         ('{name="velocitune", proxy_share=1.5}', r"proxy_share must lie in \[0, 1\], got 1.5"),
+        ('{name="velocitune", floor=0.3, ceiling=0.2}', "floor must not lie above ceiling = 0.2, got 0.3"),
+        ('{name="velocitune", ceiling=0.2}', "ceiling must be at least 1/3 for 3 domains, got 0.2"),
+        ('{name="velocitune", filter={name="median", window=0}}', "window must be at least 1, got 0"),
+        ('{name="velocitune", filter={name="kalman"}}', "use one of 'none', 'ema', 'median', 'local_level'"),
         ('{name="velocitune", step_size=-1.0}', "step_size must not be negative, got -1.0"),
     ],
 )

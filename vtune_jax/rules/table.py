@@ -45,7 +45,7 @@ METHODS: tuple[Entry, ...] = (
         Static,
         "control; UniMax: Chung et al. 2023, arXiv:2304.09151",
         (
-            "UniMax counts tokens, characters in the paper, and says what cannot be spent instead of scaling up silently",
+            "UniMax counts tokens, characters in the paper; what cannot be spent is said instead of scaled up silently",
             "stratified: groups share evenly, and within a group the power law of sizes holds",
         ),
     ),
@@ -119,12 +119,12 @@ METHODS: tuple[Entry, ...] = (
         DoGE,
         "Fan et al. 2023, arXiv:2310.15393; Olivia-fsm/DoGE",
         (
-            "gradients are those of the last batch before an update, at the parameters after it; at every step originally",
+            "gradients are those of the last batch before an update, at the parameters after it",
             'weights choose what is sampled by default; the original weighs gradients: `acts_on = "loss"`',
-            "`targets` must be domains of the corpus; a target that is not trained on is one with weight 0 in the prior "
+            "`targets` are domains of the corpus; one that is not trained on has weight 0 in the prior "
             'and `towards = "heldout"`',
-            'Aioli\'s version is `towards = "heldout"`, `keep_absent = false`; its one mixed batch is here the sum of all '
-            "domains' held-out gradients, each clipped",
+            'Aioli\'s version is `towards = "heldout"`, `keep_absent = false`; its one mixed batch is here the sum of '
+            "all domains' held-out gradients, each clipped",
         ),
     ),
     Entry(
@@ -143,7 +143,7 @@ METHODS: tuple[Entry, ...] = (
         Grape,
         "in the style of Fan et al. 2025, arXiv:2505.20380",
         (
-            "from the abstract and public summaries; constants, clipping and intervals of the paper could not be checked",
+            "from the abstract and public summaries; its constants, clipping and intervals could not be checked",
             "the tasks are the domains' held-out texts",
         ),
     ),

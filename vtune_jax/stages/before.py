@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 
 from vtune_jax import settings
 from vtune_jax.config import MethodConfig
+from vtune_jax.errors import UserError
 from vtune_jax.rules import Static
 from vtune_jax.rules.arm import Arm
 from vtune_jax.stages.cache import Stage, read_json, write_json
@@ -78,6 +79,10 @@ def given(pipeline: Pipeline, arm: MethodConfig, label: str) -> Given:
         mixture, method = np.array(facts["mixture"]), constant_arm(arm)
         # The proxy's digest holds all that it was given.
         targets, reference, stages = targets_from(measured, mixture, constants), None, {"proxy": stage.digest}
+    try:
+        method.build().init(targets)
+    except ValueError as error:
+        raise UserError(f"arm '{label}': {str(error).rstrip('.')}", "change that value") from error
     return Given(method, mixture, targets, reference, stages, facts)
 
 
