@@ -11,11 +11,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests.recorded import by_losses, static
+from tests.recorded import by_excess, by_gradients, by_losses, by_probes, offline, static
 
 EXTRACT = Path(__file__).parent / "fixtures"
 WHOLE = Path(os.environ.get("VTUNE_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
-NOT_YET = {"ado", "aioli", "doge", "doremi", "mixing_laws", "olmix", "regmix"}
+NOT_YET = {"ado"}
 """Methods that are not implemented."""
 CASES = [
     pytest.param(case, id=f"{folder.name}-{case['id']}")
@@ -24,8 +24,9 @@ CASES = [
     for case in json.loads(path.read_text())["cases"]
     if case["method"] not in NOT_YET
 ]
-VARIANTS = {"static": static.VARIANTS, **by_losses.VARIANTS}
-RUNS = {"static": static.run, **dict.fromkeys(by_losses.METHODS, by_losses.run)}
+FAMILIES = (by_losses, by_excess, by_gradients, by_probes, offline, static)
+VARIANTS = {method: variants for family in FAMILIES for method, variants in family.VARIANTS.items()}
+RUNS = {method: family.run for family in FAMILIES for method in family.VARIANTS}
 
 
 @pytest.mark.parametrize("case", CASES)

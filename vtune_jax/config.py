@@ -24,18 +24,36 @@ from vtune_jax.rules import (
     DynamicBatchLoading,
     Grape,
     GroupDro,
+    MixingLaws,
     Odm,
+    Olmix,
+    RegMix,
     SkillIt,
     Static,
     Velocitune,
     prior_weights,
     unimax_weights,
 )
+from vtune_jax.rules.offline import Offline
 from vtune_jax.train.loop import LoopConfig
 from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import make_targets
 
-MethodConfig = Velocitune | Static | DynamicBatchLoading | GroupDro | Odm | SkillIt | DoReMi | DoGE | Aioli | Grape
+MethodConfig = (
+    Velocitune
+    | Static
+    | DynamicBatchLoading
+    | GroupDro
+    | Odm
+    | SkillIt
+    | DoReMi
+    | DoGE
+    | Aioli
+    | Grape
+    | RegMix
+    | MixingLaws
+    | Olmix
+)
 BLOCK_TOKENS = 1 << 19
 """Tokens read together from ArrayRecord shards: sixteen records."""
 
@@ -237,7 +255,12 @@ class ExperimentConfig:
             raise ValueError(f"graph_domains must be the corpus' domains in their order {list(names)}")
         if isinstance(arm, Static) and arm.groups and len(arm.groups) != len(names):
             raise ValueError(f"groups must name one group per domain ({len(names)}), got {len(arm.groups)}")
-        least = len(names) + 2
+        if isinstance(arm, Offline) and len(arm.domain_weights) not in (0, len(names)):
+            raise ValueError(
+                f"domain_weights must name one number per domain ({len(names)}), got {len(arm.domain_weights)}"
+            )
+        # A law has one parameter per domain and one more; a quarter of the runs are left out when it is judged.
+        least = 2 * (len(names) + 1)
         if "proxies" in method.needs and self.proxies.mixtures < least:
             raise ValueError(
                 f"it needs runs at random mixtures; set proxies.mixtures to at least {least} "

@@ -5,7 +5,7 @@ import numpy as np
 from tests.recorded.comparing import close
 from vtune_jax import rules
 
-VARIANTS = {"all"}
+VARIANTS = {"static": {"all"}}
 
 
 def run(case):

@@ -22,6 +22,7 @@ from vtune_jax.rules.doremi import DoReMi, doremi
 from vtune_jax.rules.grape import Grape, grape
 from vtune_jax.rules.group_dro import GroupDro, cvar_dro, group_dro
 from vtune_jax.rules.odm import Odm, odm
+from vtune_jax.rules.offline import MixingLaws, Olmix, RegMix
 from vtune_jax.rules.skillit import SkillIt, skillit
 from vtune_jax.rules.static import Static, prior_weights, static, stratified_weights, unimax_weights
 from vtune_jax.rules.table import METHODS
@@ -35,7 +36,10 @@ __all__ = [
     "DynamicBatchLoading",
     "Grape",
     "GroupDro",
+    "MixingLaws",
     "Odm",
+    "Olmix",
+    "RegMix",
     "SkillIt",
     "Static",
     "Velocitune",

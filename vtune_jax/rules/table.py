@@ -9,6 +9,7 @@ from vtune_jax.rules.doremi import DoReMi
 from vtune_jax.rules.grape import Grape
 from vtune_jax.rules.group_dro import GroupDro
 from vtune_jax.rules.odm import Odm
+from vtune_jax.rules.offline import MixingLaws, Olmix, RegMix
 from vtune_jax.rules.skillit import SkillIt
 from vtune_jax.rules.static import Static
 from vtune_jax.rules.velocitune import Velocitune
@@ -145,6 +146,37 @@ METHODS: tuple[Entry, ...] = (
         (
             "from the abstract and public summaries; its constants, clipping and intervals could not be checked",
             "the tasks are the domains' held-out texts",
+        ),
+    ),
+    Entry(
+        "regmix",
+        RegMix,
+        "Liu et al. 2024, arXiv:2407.01492; sail-sg/regmix",
+        (
+            "the runs have the real model's size, start from the base model and number tens, not 512 tiny ones",
+            "what is regressed is the weighted mean of the domains' held-out losses",
+            "trees stop by runs that are held back, not by the test runs; leaves may hold fewer than twenty runs",
+            "all mixtures tied with the best 128 are averaged; the original takes what an unstable sort puts first",
+        ),
+    ),
+    Entry(
+        "mixing_laws",
+        MixingLaws,
+        "Ye et al. 2024, arXiv:2403.16952; yegcjs/mixinglaws",
+        (
+            "K is a shift of t on the simplex and is not fitted apart",
+            "damped Gauss-Newton from ten starts where the original draws thousands for L-BFGS",
+            "the minimum is found by a convex solver with a small divergence penalty, not on a grid of powers of two",
+            "laws of model size and of steps are left out: the runs predict their own length",
+        ),
+    ),
+    Entry(
+        "olmix",
+        Olmix,
+        "allenai/olmix, `olmix/fit/utils.py`",
+        (
+            "the law keeps a constant C that olmix's does not have, and its exponent is fitted with it",
+            "mirror descent instead of an interior-point solver; equal to its recorded solutions",
         ),
     ),
 )

@@ -18,7 +18,9 @@ from vtune_jax.config import MethodConfig
 from vtune_jax.errors import UserError
 from vtune_jax.rules import Static
 from vtune_jax.rules.arm import Arm
+from vtune_jax.rules.offline import Offline
 from vtune_jax.stages.cache import Stage, read_json, write_json
+from vtune_jax.stages.offline import proposed_mixture
 from vtune_jax.stages.short_runs import measured_run, short_run_key, train_statically
 from vtune_jax.stages.targets import targets_from
 from vtune_jax.train.evaluate import mean_loss
@@ -59,9 +61,7 @@ def given(pipeline: Pipeline, arm: MethodConfig, label: str) -> Given:
         stages["reference"] = reference.digest
     if isinstance(arm, Static):
         mixture, method = arm.mixture(pipeline.prior, tokens, budget), constant_arm(arm)
-    elif "proxies" in needs:
-        from vtune_jax.stages.offline import proposed_mixture
-
+    elif isinstance(arm, Offline):
         stage = proposed_mixture(pipeline, arm, label)
         facts = read_json(stage.folder / "mixture.json")
         mixture, method = np.array(facts["mixture"]), constant_arm(arm)

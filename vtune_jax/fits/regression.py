@@ -1,0 +1,76 @@
+"""RegMix: a regression of the loss on the mixture by boosted trees, and a search by simulation.
+
+Source: Liu et al. 2024, arXiv:2407.01492, and its code, sail-sg/regmix, `regression_fitting/regression.ipynb`. The
+trees are LightGBM's, an extra: `pip install vtune-jax[offline]`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from vtune_jax.errors import UserError
+
+Ties = Literal["all", "some"]
+Predict = Callable[[np.ndarray], np.ndarray]
+SETTINGS = {"objective": "regression", "learning_rate": 0.01, "seed": 42, "metric": ["l1", "l2"], "verbosity": -1}
+"""Of LightGBM, as in the original."""
+
+
+def fit_trees(
+    mixtures: Float[np.ndarray, "runs domains"],
+    losses: Float[np.ndarray, " runs"],
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    trees: int = 1000,
+    **settings: Any,
+) -> tuple[Predict, int]:
+    """Boosted trees from mixtures to one loss, stopped when three more do not help on the validation runs.
+
+    Args:
+        mixtures: of the runs.
+        losses: at their ends.
+        validation: mixtures and losses that are not fitted; the original takes its test runs, so that the score it
+            reports for them is too good. None: all trees are grown.
+        trees: most trees.
+        settings: of LightGBM beside `SETTINGS`.
+
+    Returns:
+        the prediction as a function of mixtures, and the number of trees.
+
+    Raises:
+        UserError: LightGBM is not installed.
+    """
+    try:
+        import lightgbm
+    except ImportError as error:
+        raise UserError("RegMix needs LightGBM, which is not installed", "pip install 'vtune-jax[offline]'") from error
+    data = lightgbm.Dataset(mixtures, losses)
+    options: dict[str, Any] = {}
+    if validation is not None:
+        stop = lightgbm.early_stopping(stopping_rounds=3, verbose=False)
+        options = {"valid_sets": [lightgbm.Dataset(*validation, reference=data)], "callbacks": [stop]}
+    model = lightgbm.train({**SETTINGS, **settings}, data, num_boost_round=trees, **options)
+    best = model.best_iteration or trees
+    return lambda wanted: np.asarray(model.predict(wanted, num_iteration=model.best_iteration)), best
+
+
+def search_by_simulation(
+    predict: Predict, draws: Float[np.ndarray, "draws domains"], *, best: int = 128, ties: Ties = "all"
+) -> tuple[Float[np.ndarray, " domains"], np.ndarray]:
+    """The mean of the mixtures with the lowest predictions, and all predictions.
+
+    Args:
+        predict: of one loss.
+        draws: mixtures to look among.
+        best: how many are averaged.
+        ties: trees predict the same for thousands of mixtures. "all" averages every mixture that is as good as the last
+            of the best; "some" takes whichever numpy's unstable sort puts first, as the original does, which may differ
+            between processors.
+    """
+    predicted = predict(draws)
+    if ties == "some":
+        return draws[np.argsort(predicted)[:best]].mean(axis=0), predicted
+    last = np.partition(predicted, best - 1)[best - 1]
+    return draws[predicted <= last].mean(axis=0), predicted
