@@ -143,3 +143,61 @@ def test_an_arm_whose_needs_the_experiment_does_not_provide_is_refused(tmp_path,
     steps = "train.steps=30" if "proxy_share=0.5" in arm else "train.steps=15"
     with pytest.raises(UserError, match=message):
         load(write_experiment(tmp_path), (steps, f"arms=[{arm}]"))
+
+
+OFFLINE = """arms=[
+    {name="regmix", draws=2000},
+    {name="mixing_laws"},
+    {name="olmix", repeats=1000.0, divergence_penalty=1.0},
+]""".replace("\n", " ")
+
+
+@pytest.fixture(scope="module")
+def proposed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("offline")
+    config = load(write_experiment(folder), (OFFLINE, "proxies.mixtures=8", "proxies.length=0.2"))
+    pipeline = Pipeline(config, folder / "run", Progress(silent=True))
+    return pipeline, pipeline.report()
+
+
+def test_offline_methods_share_runs_at_different_mixtures(proposed):
+    pipeline, _ = proposed
+    folder = stage_of(pipeline, "mixtures")
+    runs = json.loads((folder / "runs.json").read_text())
+    assert np.array(runs["mixtures"]).shape == np.array(runs["losses"]).shape == (8, 3)
+    np.testing.assert_allclose(runs["mixtures"][0], pipeline.prior)
+    assert len({tuple(row) for row in runs["mixtures"]}) == 8
+    # Two mixtures may come to the same rows in so few batches.
+    assert len({tuple(row) for row in runs["losses"]}) >= 6
+    # A run that trained on one domain more than another did so with its loss.
+    mixtures, losses = np.array(runs["mixtures"]), np.array(runs["losses"])
+    assert losses[mixtures[:, 1].argmax(), 1] < losses[mixtures[:, 1].argmin(), 1]
+
+
+@pytest.mark.parametrize("label", ["regmix", "mixing_laws", "olmix"])
+def test_an_offline_arm_trains_at_the_mixture_that_its_method_proposes(proposed, label):
+    pipeline, results = proposed
+    facts = json.loads((stage_of(pipeline, f"mixture-{label}") / "mixture.json").read_text())
+    np.testing.assert_allclose(np.sum(facts["mixture"]), 1, rtol=1e-9)
+    for row in results.arms[label].updates:
+        np.testing.assert_allclose(row["weights"], facts["mixture"], rtol=1e-4, atol=1e-6)
+    assert facts["predicted_loss"]["mixture"] <= facts["predicted_loss"]["prior"] + 1e-3
+    assert facts["held_out_error"] < 0.5
+
+
+def test_a_strong_penalty_keeps_olmix_nearer_to_the_prior_than_the_laws_alone(proposed):
+    pipeline, results = proposed
+    away = {
+        label: np.abs(np.array(results.arms[label].updates[-1]["weights"]) - pipeline.prior).max()
+        for label in ("olmix", "mixing_laws")
+    }
+    assert away["olmix"] < away["mixing_laws"]
+
+
+def test_offline_arms_without_runs_are_refused_with_the_fix(tmp_path):
+    with pytest.raises(UserError, match="arms.olmix: it needs runs at random mixtures; set proxies.mixtures to at le"):
+        load(write_experiment(tmp_path), ('arms=[{name="olmix"}]',))
+    with pytest.raises(UserError, match=r"domain_weights must name one number per domain \(3\), got 2"):
+        load(write_experiment(tmp_path), ('arms=[{name="olmix", domain_weights=[1.0, 2.0]}]', "proxies.mixtures=8"))
+    with pytest.raises(UserError, match="acts_on and proxy_share must be left alone"):
+        load(write_experiment(tmp_path), ('arms=[{name="olmix", proxy_share=0.5}]', "proxies.mixtures=8"))

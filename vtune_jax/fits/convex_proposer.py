@@ -26,12 +26,12 @@ class Proposal(NamedTuple):
 
 
 def propose_mixture(
-    t: Float[np.ndarray, "tasks domains"],
-    prior: Float[np.ndarray, " domains"],
+    t: np.ndarray,
+    prior: np.ndarray,
     *,
-    task_weights: Float[np.ndarray, " tasks"] | None = None,
+    task_weights: np.ndarray | None = None,
     divergence_penalty: float = 0.05,
-    caps: Float[np.ndarray, " domains"] | None = None,
+    caps: np.ndarray | None = None,
     tolerance: float = 1e-11,
 ) -> Proposal:
     """Minimises `sum_i a_i exp(t_i . x) + lambda KL(x || prior)` over the simplex, with `x <= caps`.
@@ -42,7 +42,7 @@ def propose_mixture(
     the projection onto the caps in relative entropy, which together minimise the linearised problem exactly.
 
     Args:
-        t: exponents of each task's law, with log K in it.
+        t: exponents of each task's law, with log K in it; [tasks, domains].
         prior: on the simplex; a domain of weight zero stays out.
         task_weights: a, positive; equal with sum one if None.
         divergence_penalty: lambda >= 0 in units of loss; at 0 the solution may not be unique and is found slowly.

@@ -31,16 +31,14 @@ class MixingLaws(NamedTuple):
         return np.exp(self.log_c) + np.exp(np.asarray(mixtures) @ self.t.T)
 
 
-def fit_mixing_laws(
-    mixtures: Float[np.ndarray, "runs domains"], losses: Float[np.ndarray, "runs tasks"], *, delta: float = 0.05
-) -> MixingLaws:
+def fit_mixing_laws(mixtures: np.ndarray, losses: np.ndarray, *, delta: float = 0.05) -> MixingLaws:
     """Fits every task's law in float64 by damped Gauss-Newton from ten starts, all tasks and starts in one program.
 
     A start fixes C; `log(L - C) = t . r` is then linear. The original draws thousands of random starts for L-BFGS.
 
     Args:
-        mixtures: on the simplex.
-        losses: nats per token, positive.
+        mixtures: on the simplex; [runs, domains].
+        losses: nats per token, positive; [runs, tasks].
         delta: residuals beyond it count linearly.
 
     Raises:
