@@ -11,20 +11,17 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests.recorded import by_excess, by_gradients, by_losses, by_probes, offline, static
+from tests.recorded import ado, by_excess, by_gradients, by_losses, by_probes, offline, static
 
 EXTRACT = Path(__file__).parent / "fixtures"
 WHOLE = Path(os.environ.get("VTUNE_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
-NOT_YET = {"ado"}
-"""Methods that are not implemented."""
 CASES = [
     pytest.param(case, id=f"{folder.name}-{case['id']}")
     for folder in (EXTRACT, WHOLE)
     for path in sorted(folder.glob("*.json"))
     for case in json.loads(path.read_text())["cases"]
-    if case["method"] not in NOT_YET
 ]
-FAMILIES = (by_losses, by_excess, by_gradients, by_probes, offline, static)
+FAMILIES = (ado, by_losses, by_excess, by_gradients, by_probes, offline, static)
 VARIANTS = {method: variants for family in FAMILIES for method, variants in family.VARIANTS.items()}
 RUNS = {method: family.run for family in FAMILIES for method in family.VARIANTS}
 

@@ -18,6 +18,7 @@ from vtune_jax.errors import UserError
 from vtune_jax.fits.targets import Policy
 from vtune_jax.models import DecoderConfig
 from vtune_jax.rules import (
+    Ado,
     Aioli,
     DoGE,
     DoReMi,
@@ -45,6 +46,7 @@ MethodConfig = (
     | DynamicBatchLoading
     | GroupDro
     | Odm
+    | Ado
     | SkillIt
     | DoReMi
     | DoGE

@@ -13,7 +13,7 @@ from vtune_jax import rules
 from vtune_jax.core.constraints import with_floor
 from vtune_jax.core.filters import Ema, LocalLevel, Median
 from vtune_jax.core.types import Alignment, ExcessSums, LossSums, Observation, Targets
-from vtune_jax.rules import METHODS, Aioli, DoGE, DoReMi, DynamicBatchLoading, GroupDro, Odm, SkillIt, Velocitune
+from vtune_jax.rules import METHODS, Ado, Aioli, DoGE, DoReMi, DynamicBatchLoading, GroupDro, Odm, SkillIt, Velocitune
 
 CONFIGS = {entry.name: entry.config for entry in METHODS} | {
     "dbl bandit": functools.partial(DynamicBatchLoading, form="bandit"),
@@ -30,6 +30,10 @@ CONFIGS = {entry.name: entry.config for entry in METHODS} | {
     "doremi aioli": functools.partial(DoReMi, form="aioli"),
     "doge heldout": functools.partial(DoGE, towards="heldout", keep_absent=False, lowest=-5.0, targets=(0,)),
     "aioli ema": functools.partial(Aioli, memory=0.5, favour=1.0, hold=1),
+    "ado soon": functools.partial(Ado, start=2, refit_every=2, ignore=0, stride=1, filter_window=3, capacity=8),
+    "ado mixtera": functools.partial(
+        Ado, form="mixtera", start=2, refit_every=3, ignore=0, stride=1, filter_window=1, capacity=16
+    ),
     "velocitune bounded": functools.partial(
         Velocitune, step_size=3.0, largest_change=0.5, trust_region=0.4, filter=Ema()
     ),
@@ -39,6 +43,8 @@ CONFIGS = {entry.name: entry.config for entry in METHODS} | {
 }
 PROBING = {name for name, config in CONFIGS.items() if "probes" in config().build().needs}
 """Methods whose weights are those of a probe at most times."""
+FITTING = {"ado soon", "ado mixtera"}
+"""Methods that fit a law on the way: on the few noisy points here it is undetermined in any precision."""
 PLACED = {name for name in CONFIGS if name in ("skillit learned", "doge heldout")}
 """Configs that name a domain by its place, and so do depend on the order."""
 EVERY_METHOD = pytest.mark.parametrize("name", CONFIGS)
@@ -232,7 +238,7 @@ def test_a_run_through_extreme_evidence_stays_on_the_simplex_and_above_the_floor
     np.testing.assert_allclose(path.sum(axis=1), 1.0, atol=1e-5)
 
 
-@EVERY_METHOD
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - FITTING))
 def test_float32_stays_close_to_float64_over_a_run(name, record_property):
     targets, evidence = sequence(8)
     single = np.asarray(many_updates(built(name), targets, evidence), np.float64)
@@ -254,6 +260,10 @@ HYPER = {
     "dbl": (rules.dynamic_batch_loading, {"step_size": 0.5, "smoothing": 0.1}),
     "group_dro": (rules.group_dro, {"step_size": 0.2, "adjustment": 1.0}),
     "group_dro cvar": (rules.cvar_dro, {"alpha": 0.4, "decay": 0.2, "natural_share": 0.3}),
+    "ado": (
+        functools.partial(rules.ado, start=2, refit_every=100, ignore=0, stride=1, filter_window=1, capacity=16),
+        {"credit_decay": 0.1, "policy_decay": 0.2, "credit_power": 0.5, "least_alpha": 0.05, "tokens_per_count": 100.0},
+    ),
     "odm": (rules.odm, {"reward_scale": 0.2}),
     "odm paper": (functools.partial(rules.odm, form="paper"), {"memory": 0.7}),
     "skillit": (rules.skillit, {"step_size": 0.2}),

@@ -15,6 +15,7 @@
 [0.378, 0.622]
 """
 
+from vtune_jax.rules.ado import Ado, ado
 from vtune_jax.rules.aioli import Aioli, aioli
 from vtune_jax.rules.dbl import DynamicBatchLoading, dynamic_batch_loading
 from vtune_jax.rules.doge import DoGE, doge
@@ -30,6 +31,7 @@ from vtune_jax.rules.velocitune import Velocitune, velocitune
 
 __all__ = [
     "METHODS",
+    "Ado",
     "Aioli",
     "DoGE",
     "DoReMi",
@@ -43,6 +45,7 @@ __all__ = [
     "SkillIt",
     "Static",
     "Velocitune",
+    "ado",
     "aioli",
     "cvar_dro",
     "doge",

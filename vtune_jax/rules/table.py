@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from vtune_jax.rules.ado import Ado
 from vtune_jax.rules.aioli import Aioli
 from vtune_jax.rules.dbl import DynamicBatchLoading
 from vtune_jax.rules.doge import DoGE
@@ -89,6 +90,20 @@ METHODS: tuple[Entry, ...] = (
             "the default is the code's Exp3, rewards scaled by 0.1; `form` gives its smoothed means or the paper's",
             "evidence is the mean loss since the last update, at every step in the original",
             "with no evidence at all nothing moves, nor does the exploration rate",
+        ),
+    ),
+    Entry(
+        "ado",
+        Ado,
+        "Jiang et al. 2024, arXiv:2410.11820; yidingjiang/ado, eth-easl/mixtera",
+        (
+            "as in the code: credit follows the batches' counts (the policy in the paper), and a floor of 0.05 stands "
+            "before the slope only",
+            "the fit's penalties act as bounds, which they are steep enough for; 48 damped Gauss-Newton starts for 512 "
+            "of L-BFGS, to the same minimum",
+            "no fit with fewer than four points, where the code fits a single one",
+            "counts are tokens over `tokens_per_count`; one observation per update, at every step in the original",
+            "with no evidence time stands still",
         ),
     ),
     Entry(
