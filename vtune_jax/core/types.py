@@ -154,6 +154,7 @@ class MixtureState(NamedTuple):
     quota: UInt32[Array, " domains"]  # weights in force, in fixed point with sum 2**24 exactly: what the plan reads
     pending: UInt32[Array, " domains"]  # those of the newest update, in force `lag` steps after it
     cursor: Cursor
+    heldout: LossSums  # at the last update, as measured
     train: LossSums  # training-batch evidence since the last update
     trained: TokenCount  # training tokens up to the last update
     history: LossHistory

@@ -200,15 +200,13 @@ def step_rows(step: int, rows: MetricRows, batch_tokens: int) -> list[dict[str, 
 def update_row(step: int, state: TrainState, metrics: dict[str, np.ndarray], run: Run) -> dict[str, Any]:
     """What an update saw and decided, and what has been read so far."""
     mixture = jax.device_get(state.mixture)
-    newest = (mixture.history.entries - 1) % mixture.history.nats.shape[0]
-    heldout = LossSums(mixture.history.nats[newest], mixture.history.tokens[newest])
     train = LossSums(metrics["train_nats"], metrics["train_tokens"])
     cursor = mixture.cursor
     return {
         "step": step,
         "tokens": step * run.batch_tokens,
         "weights": mixture.weights,
-        "heldout_loss": mean_loss(heldout),
+        "heldout_loss": mean_loss(mixture.heldout),
         "train_loss": mean_loss(train),
         "tokens_read": mixture.trained.exact(),
         "epochs": cursor.epoch + cursor.row / run.rows,

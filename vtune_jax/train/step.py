@@ -145,6 +145,7 @@ def update_mixture(
     return mixture._replace(
         weights=weights,
         pending=to_quota(weights if drawn_by is None else among(drawn_by, available)),
+        heldout=jax.tree.map(lambda new, old: new.astype(old.dtype), observation.heldout, mixture.heldout),
         train=no_losses(weights.shape[0]),
         excess=jax.tree.map(jnp.zeros_like, mixture.excess),
         trained=trained,
