@@ -112,7 +112,7 @@ def test_weights_stay_on_the_simplex(name, domains):
     losses=st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=5, max_size=5),
     tokens=st.lists(st.integers(0, 10**6), min_size=5, max_size=5),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_evidence_keeps_weights_finite_on_the_simplex_and_above_the_floor(name, losses, tokens):
     targets, _, _ = problem(1, 5)
     method = built(name, FLOOR)
@@ -126,7 +126,7 @@ def test_any_evidence_keeps_weights_finite_on_the_simplex_and_above_the_floor(na
 
 @pytest.mark.parametrize("name", sorted(set(CONFIGS) - PROBING - PLACED))
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(6)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_permuting_domains_permutes_weights(name, seed, order):
     targets, loss, tokens = problem(seed, 6)
     order = np.array(order)
@@ -225,7 +225,7 @@ def sequence(seed, domains=4, length=12):
 
 @EVERY_METHOD
 @given(picks=st.lists(st.integers(0, len(EXTREMES) - 1), min_size=4 * 12, max_size=4 * 12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_run_through_extreme_evidence_stays_on_the_simplex_and_above_the_floor(name, picks):
     targets, _, _ = problem(7, 4)
     losses = EXTREMES[np.array(picks)].reshape(12, 4)

@@ -22,6 +22,7 @@ from vtune_jax.rules.doge import DoGE, doge
 from vtune_jax.rules.doremi import DoReMi, doremi
 from vtune_jax.rules.grape import Grape, grape
 from vtune_jax.rules.group_dro import GroupDro, cvar_dro, group_dro
+from vtune_jax.rules.mixer import Mixer
 from vtune_jax.rules.odm import Odm, odm
 from vtune_jax.rules.offline import MixingLaws, Olmix, RegMix
 from vtune_jax.rules.skillit import SkillIt, skillit
@@ -38,6 +39,7 @@ __all__ = [
     "DynamicBatchLoading",
     "Grape",
     "GroupDro",
+    "Mixer",
     "MixingLaws",
     "Odm",
     "Olmix",

@@ -1,26 +1,30 @@
-"""The methods in one table: name, config, source, and where they leave their source."""
+"""The methods in one table: name, config, factory, source, and where they leave their source."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from vtune_jax.rules.ado import Ado
-from vtune_jax.rules.aioli import Aioli
-from vtune_jax.rules.dbl import DynamicBatchLoading
-from vtune_jax.rules.doge import DoGE
-from vtune_jax.rules.doremi import DoReMi
-from vtune_jax.rules.grape import Grape
-from vtune_jax.rules.group_dro import GroupDro
-from vtune_jax.rules.odm import Odm
+from vtune_jax.core.types import Method
+from vtune_jax.rules.ado import Ado, ado
+from vtune_jax.rules.aioli import Aioli, aioli
+from vtune_jax.rules.arm import Arm
+from vtune_jax.rules.dbl import DynamicBatchLoading, dynamic_batch_loading
+from vtune_jax.rules.doge import DoGE, doge
+from vtune_jax.rules.doremi import DoReMi, doremi
+from vtune_jax.rules.grape import Grape, grape
+from vtune_jax.rules.group_dro import GroupDro, group_dro
+from vtune_jax.rules.odm import Odm, odm
 from vtune_jax.rules.offline import MixingLaws, Olmix, RegMix
-from vtune_jax.rules.skillit import SkillIt
-from vtune_jax.rules.static import Static
-from vtune_jax.rules.velocitune import Velocitune
+from vtune_jax.rules.skillit import SkillIt, skillit
+from vtune_jax.rules.static import Static, static
+from vtune_jax.rules.velocitune import Velocitune, velocitune
 
 
 class Entry(NamedTuple):
     """One published method."""
 
     name: str
-    config: type  # a dataclass with `build() -> Method`
+    config: type[Arm]  # a dataclass with `build() -> Method`
+    factory: Callable[..., Method]  # the rule alone, for somebody's own loop
     source: str
     departures: tuple[str, ...]
 
@@ -45,6 +49,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "static",
         Static,
+        static,
         "control; UniMax: Chung et al. 2023, arXiv:2304.09151",
         (
             "UniMax counts tokens, characters in the paper; what cannot be spent is said instead of scaled up silently",
@@ -54,6 +59,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "velocitune",
         Velocitune,
+        velocitune,
         "Luo et al. 2025, arXiv:2411.14318",
         (
             "step size, smoothing and floor are options; their defaults (1, 0, 0) are the paper's form as far as known",
@@ -65,6 +71,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "dbl",
         DynamicBatchLoading,
+        dynamic_batch_loading,
         "Xia et al. 2023, arXiv:2310.06694; princeton-nlp/LLM-Shearing",
         (
             "as in the code, gaps below zero count and 1e-4 is mixed in as uniform; the paper clips (`clip`)",
@@ -75,6 +82,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "group_dro",
         GroupDro,
+        group_dro,
         "Sagawa et al. 2020, arXiv:1911.08731; kohpangwei/group_DRO",
         (
             'weights choose what is sampled by default; the original weighs the loss: `acts_on = "loss"`',
@@ -85,6 +93,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "odm",
         Odm,
+        odm,
         "Albalak et al. 2023, arXiv:2312.02406; alon-albalak/online-data-mixing",
         (
             "the default is the code's Exp3, rewards scaled by 0.1; `form` gives its smoothed means or the paper's",
@@ -95,6 +104,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "ado",
         Ado,
+        ado,
         "Jiang et al. 2024, arXiv:2410.11820; yidingjiang/ado, eth-easl/mixtera",
         (
             "as in the code: credit follows the batches' counts (the policy in the paper), and a floor of 0.05 stands "
@@ -109,6 +119,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "skillit",
         SkillIt,
+        skillit,
         "Chen et al. 2023, arXiv:2307.14430; HazyResearch/skill-it",
         (
             "the first weights are the prior; in the original they come from the graph alone",
@@ -120,6 +131,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "doremi",
         DoReMi,
+        doremi,
         "Xie et al. 2023, arXiv:2305.10429; sangmichaelxie/doremi",
         (
             "four versions (`form`): the official code's and those of levanter, Aioli and DoGE, which are other rules",
@@ -133,6 +145,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "doge",
         DoGE,
+        doge,
         "Fan et al. 2023, arXiv:2310.15393; Olivia-fsm/DoGE",
         (
             "gradients are those of the last batch before an update, at the parameters after it",
@@ -146,6 +159,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "aioli",
         Aioli,
+        aioli,
         "Chen et al. 2024, arXiv:2411.05735; HazyResearch/aioli",
         (
             "probes last one interval each, and so does every evaluation; `hold` says how long the weights then stay",
@@ -157,6 +171,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "grape",
         Grape,
+        grape,
         "in the style of Fan et al. 2025, arXiv:2505.20380",
         (
             "from the abstract and public summaries; its constants, clipping and intervals could not be checked",
@@ -166,6 +181,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "regmix",
         RegMix,
+        static,
         "Liu et al. 2024, arXiv:2407.01492; sail-sg/regmix",
         (
             "the runs have the real model's size, start from the base model and number tens, not 512 tiny ones",
@@ -177,6 +193,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "mixing_laws",
         MixingLaws,
+        static,
         "Ye et al. 2024, arXiv:2403.16952; yegcjs/mixinglaws",
         (
             "K is a shift of t on the simplex and is not fitted apart",
@@ -188,6 +205,7 @@ METHODS: tuple[Entry, ...] = (
     Entry(
         "olmix",
         Olmix,
+        static,
         "allenai/olmix, `olmix/fit/utils.py`",
         (
             "the law keeps a constant C that olmix's does not have, and its exponent is fitted with it",

@@ -1,0 +1,155 @@
+"""A method in somebody else's training loop: numpy in, numpy out, whatever the framework."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vtune_jax.core.types import Alignment, ExcessSums, LossHistory, LossSums, Method, Observation, Targets
+from vtune_jax.rules.arm import Arm
+
+Numbers = Any
+"""What numpy makes an array of: a list, an array, a tensor on the CPU."""
+
+
+class Mixer:
+    """Holds a method's weights and history; `update` takes what the loop has measured and returns new weights.
+
+    Everything is compiled once, in float32. `state` is a tree of numpy arrays to be saved and given back.
+    """
+
+    def __init__(
+        self,
+        method: Method | Arm,
+        prior: Numbers,
+        *,
+        initial: Numbers = None,
+        target: Numbers = None,
+        target_error: Numbers = None,
+        **constants: Numbers,
+    ) -> None:
+        """Starts at the prior.
+
+        Args:
+            method: as `rules.velocitune()` or `rules.Velocitune(floor=0.02)` give it.
+            prior: starting weights, positive sum; scaled to one.
+            initial: losses of the base model, nats per token, if the method needs targets.
+            target: losses predicted for the end of training.
+            target_error: their standard errors.
+            constants: "sizes" and "budget" in tokens, "graph", if the method needs them.
+
+        Raises:
+            ValueError: an array of another length than the prior, targets that the method needs and that are missing,
+                or a prior that is negative or not finite.
+        """
+        self._method = method.build() if isinstance(method, Arm) else method
+        weights = np.asarray(prior, np.float64)
+        if weights.ndim != 1 or not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+            raise ValueError(f"prior must be shares that are not negative, got {np.asarray(prior).tolist()}.")
+        self.domains = len(weights)
+        if "targets" in self._method.needs:
+            for name, values in (("initial", initial), ("target", target)):
+                if values is None:
+                    raise ValueError(f"{name} must hold a loss per domain for this method, got None.")
+        unknown = np.full(self.domains, np.nan)
+        losses = {
+            name: self._column(name, unknown if values is None else values)
+            for name, values in (("initial", initial), ("target", target), ("target_error", target_error))
+        }
+        single = {name: jnp.asarray(np.asarray(values), jnp.float32) for name, values in constants.items()}
+        shares = jnp.asarray(weights / weights.sum(), jnp.float32)
+        self._targets = Targets(**losses, prior=shares, constants=single or ())
+        self._weights = self._targets.prior
+        self._history: LossHistory = self._method.init(self._targets)
+        self._trained = np.zeros(self.domains)
+        self._step = jax.jit(self._advance)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """In force now; float64 with sum one."""
+        weights = np.asarray(self._weights, np.float64)
+        return weights / weights.sum()
+
+    def update(
+        self,
+        step: int,
+        *,
+        heldout: Numbers = None,
+        train: Numbers = None,
+        train_tokens: Numbers = None,
+        heldout_tokens: Numbers = None,
+        heldout_squares: Numbers = None,
+        train_squares: Numbers = None,
+        excess: ExcessSums | None = None,
+        alignment: Alignment | None = None,
+    ) -> np.ndarray:
+        """New weights from what has been measured since the last call.
+
+        Args:
+            step: optimiser steps done.
+            heldout: mean held-out loss per domain, nats per token; NaN where there is none.
+            train: mean loss of the training batches per domain; NaN where there was none.
+            train_tokens: tokens behind `train`; one each if None.
+            heldout_tokens: tokens behind `heldout`; one each if None.
+            heldout_squares: mean squared loss per held-out token, for filters and gates that use sampling errors.
+            train_squares: the same of the training tokens.
+            excess: losses above a reference model's, for DoReMi.
+            alignment: inner products of gradients, for DoGE and GRAPE.
+
+        Raises:
+            ValueError: evidence that the method needs is missing, or of another length than the prior.
+        """
+        for name, given in (("heldout", heldout), ("train", train)):
+            if name in self._method.needs and given is None:
+                raise ValueError(f"{name} must hold a loss per domain for this method, got None.")
+        sums = self._sums("heldout", heldout, heldout_tokens, heldout_squares)
+        batches = self._sums("train", train, train_tokens, train_squares)
+        self._trained = self._trained + np.asarray(batches.tokens)
+        seen = Observation(
+            sums,
+            batches,
+            trained_tokens=jnp.asarray(self._trained, jnp.float32),
+            step=jnp.asarray(step, jnp.int32),
+            weights=self._weights,
+            excess=None if excess is None else ExcessSums(*map(_device, excess)),
+            alignment=None if alignment is None else Alignment(*map(_device, alignment)),
+        )
+        self._weights, self._history = self._step(self._weights, self._history, seen)
+        return self.weights
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All that an interrupted loop needs to go on, as numpy arrays."""
+        held = {"weights": self._weights, "history": self._history, "trained": self._trained}
+        return jax.tree.map(np.asarray, held)
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        restored = jax.tree.map(jnp.asarray, {name: state[name] for name in ("weights", "history")})
+        self._weights, self._history = restored["weights"], restored["history"]
+        self._trained = np.asarray(state["trained"])
+
+    def _advance(self, weights: Any, history: LossHistory, seen: Observation) -> Any:
+        history = self._method.observe(history, seen)
+        return self._method.update(weights, history, self._targets), history
+
+    def _column(self, name: str, values: Numbers) -> Any:
+        column = np.asarray(values, np.float32)
+        if column.shape != (self.domains,):
+            raise ValueError(f"{name} must hold {self.domains} numbers, one per domain, got shape {column.shape}.")
+        return jnp.asarray(column)
+
+    def _sums(self, name: str, mean: Numbers, tokens: Numbers, squares: Numbers) -> LossSums:
+        losses = np.full(self.domains, np.nan) if mean is None else np.asarray(self._column(name, mean), np.float64)
+        counts = np.ones(self.domains) if tokens is None else np.asarray(self._column(f"{name}_tokens", tokens))
+        counts = np.where(np.isfinite(losses), counts, 0).astype(np.int32)
+        spread = None
+        if squares is not None:
+            spread = jnp.asarray(np.asarray(self._column(f"{name}_squares", squares)) * counts, jnp.float32)
+        return LossSums(jnp.asarray(np.nan_to_num(losses) * counts, jnp.float32), jnp.asarray(counts), spread)
+
+
+def _device(values: Numbers) -> Any:
+    array = np.asarray(values)
+    return jnp.asarray(array, jnp.int32 if array.dtype.kind in "iu" else jnp.float32)
