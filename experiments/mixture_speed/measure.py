@@ -160,6 +160,32 @@ def write() -> None:
         if any(cells):
             rows.append([title, *("" if cell is None else _cell(cell) for cell in cells)])
     replace_block(ROOT / "BUILD.md", "mixture speed", markdown(header, rows))
+    for line in comparisons(newest):
+        print(line)
+
+
+PAIRS = (
+    ("ours", "hf_map"),
+    ("ours", "mosaicml"),
+    ("ours_records", "ours_file_per_domain"),
+    ("ours_records", "ours"),
+    ("ours_thread", "ours"),
+)
+"""Whose quotient the text quotes."""
+
+
+def comparisons(newest: dict[tuple[int, int], dict[str, dict[str, float]]]) -> list[str]:
+    """Quotients of two contenders' medians, setting by setting."""
+    lines = []
+    for above, below in PAIRS:
+        cells = [newest[setting] for setting in SETTINGS if setting in newest]
+        quotients = [
+            f"{cell[above]['per_cpu_second'] / cell[below]['per_cpu_second']:.2f}"
+            for cell in cells
+            if above in cell and below in cell
+        ]
+        lines.append(f"{NAMES[above]} / {NAMES[below]}: {', '.join(quotients)}")
+    return lines
 
 
 def _cell(cell: dict[str, float]) -> str:

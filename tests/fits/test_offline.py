@@ -27,7 +27,7 @@ def test_a_planted_mixing_law_is_recovered(seed):
 
 
 def test_outliers_count_linearly():
-    mixtures, losses, t, c = planted(7, runs=40)
+    mixtures, losses, _, _ = planted(7, runs=40)
     spoiled = losses.copy()
     spoiled[3] += 1.0
     robust = fit_mixing_laws(mixtures, spoiled, delta=0.001).predict(mixtures)
