@@ -9,6 +9,8 @@ from experiments import own_loop
 from experiments.mixture_speed import measure as speed
 from experiments.mixture_speed import waits
 from experiments.plan_cost import measure as plan_cost
+from experiments.rule_speed import eager
+from experiments.rule_speed import measure as rule_speed
 from experiments.step_time import measure as step_time
 from vtune_jax.models import DecoderConfig
 
@@ -26,6 +28,26 @@ def test_the_cost_of_the_plan_is_measured():
     found = plan_cost.measure(2)
     assert set(found) == {"4", "64", "1000"}
     assert all(value > 0 for cell in found.values() for value in cell.values())
+
+
+def test_the_eager_rules_that_ours_are_timed_against_compute_the_same():
+    facts, evidence, targets, seen = rule_speed.problem(5)
+    peers = eager.steps(facts)
+    for name, method in rule_speed.methods(facts["graph"]).items():
+        history, weights = rule_speed.started(name, method, targets), targets.prior
+        history = method.observe(history, seen._replace(weights=weights))
+        ours, theirs = np.asarray(method.update(weights, history, targets)), peers[name](evidence)
+        if name == "ado":  # counts observations, not steps, for the average only
+            assert ours.argmax() == theirs.argmax()
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-5, err_msg=name)
+
+
+def test_the_cost_of_a_rule_is_measured(monkeypatch):
+    monkeypatch.setattr(rule_speed, "LIMIT_S", 0)
+    monkeypatch.setattr(rule_speed, "CELLS", 3)
+    found = rule_speed.measure(1, (4,))["4"]
+    assert set(found) == set(eager.steps(rule_speed.problem(4)[0]))
+    assert all(cell["vmapped"] > 0 and cell["eager"] > 0 for cell in found.values())
 
 
 def test_the_cost_of_moving_is_measured():

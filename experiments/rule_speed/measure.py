@@ -45,9 +45,7 @@ def methods(graph: np.ndarray) -> dict[str, Method]:
         "doremi": rules.doremi(),
         "doge": rules.doge(),
         "grape": rules.grape(),
-        "ado": rules.ado(
-            start=0, refit_every=10**9, ignore=0, stride=1, filter_window=1, capacity=4, tokens_per_count=1.0
-        ),
+        "ado": rules.ado(start=0, refit_every=0, ignore=0, stride=1, filter_window=1, capacity=4, tokens_per_count=1.0),
     }
 
 

@@ -85,7 +85,8 @@ def ado(
         same_counts: n is the count of all domains together, for each; else the domain's own.
         tokens_per_count: tokens of a sequence; the law counts sequences.
         start: observations before the first fit.
-        refit_every: observations.
+        refit_every: observations; 0 never fits, for laws given by `with_law`. Under `vmap` the fit is computed at every
+            update, due or not: map over the policy alone, or take one cell after another.
         ignore: observations at the head that are not fitted.
         stride: every how many observations one is fitted.
         filter_window: of the smoothing, in observations, odd; 1 smooths nothing.
@@ -102,7 +103,8 @@ def ado(
         raise ValueError(f"form must be ado or mixtera, got '{form}'.")
     assert_within(0.0, 1.0, credit_decay=credit_decay, policy_decay=policy_decay, least_share=least_share)
     assert_within(credit_power=credit_power, least_alpha=least_alpha, start=start, ignore=ignore)
-    assert_within(1.0, refit_every=refit_every, stride=stride, filter_window=filter_window)
+    assert_within(refit_every=refit_every)
+    assert_within(1.0, stride=stride, filter_window=filter_window)
     if filter_window % 2 == 0:
         raise ValueError(f"filter_window must be odd, got {filter_window}.")
     if isinstance(tokens_per_count, int | float) and not tokens_per_count > 0:
@@ -197,6 +199,8 @@ def ado(
 
     def refitted(held: Adaptive, record: Record) -> tuple[Law, Bool[Array, ""]]:
         """The law, fitted anew where that is due and can be done."""
+        if not refit_every:
+            return held.law, held.fitted
         length = jnp.minimum(held.time + 1, capacity)
         oldest = held.time + 1 - length
         due = (held.time >= start) & (held.time % refit_every == 0) & (length >= least)
@@ -276,4 +280,6 @@ class Ado(Arm):
         """See `Arm`: the first fit."""
         least = shortest_record(ignore=self.ignore, stride=self.stride, filter_window=self.filter_window)
         first = max(least - 1, self.start)
+        if not self.refit_every:
+            raise ValueError("refit_every must be at least 1 in an experiment, got 0.")
         return -(-first // self.refit_every) * self.refit_every + 1
