@@ -73,7 +73,8 @@ def ado(
     smoothed by a Savitzky-Golay filter of order 3; see `ado_fit`. Until there is one, weights stay and only h moves.
 
     mixtera's form: no lower bound on alpha; only domains seen so far count; h follows the policy p, after it; 0.01
-    bounds p instead of rho.
+    bounds p instead of rho, for domains seen so far; the fit's penalties are steeper. Its other preparation of the
+    record (a shorter filter on a short one, absent domains left out where n is a domain's own) is not taken over.
 
     Args:
         form: "ado", or "mixtera".
@@ -118,19 +119,21 @@ def ado(
 
     def init(targets: Targets) -> LossHistory:
         domains, dtype = targets.prior.shape[0], targets.prior.dtype
-        zeros, no = jnp.zeros(domains, dtype), jnp.zeros((), bool)
+        # An array of its own for each: a state that holds one twice cannot be donated.
+        prior, credit, average, chosen = (jnp.array(targets.prior) for _ in range(4))
+        counts, loss, *law = (jnp.zeros(domains, dtype) for _ in range(5))
         memory = Adaptive(
-            prior=jnp.asarray(targets.prior),
+            prior=prior,
             time=jnp.asarray(int(form == "mixtera"), jnp.int32),
-            credit=jnp.asarray(targets.prior),
-            average=jnp.asarray(targets.prior),
-            counts=zeros,
-            law=Law(zeros, zeros, zeros),
-            fitted=no,
-            loss=zeros,
+            credit=credit,
+            average=average,
+            counts=counts,
+            law=Law(*law),
+            fitted=jnp.zeros((), bool),
+            loss=loss,
             seen=jnp.zeros(domains, bool),
-            chosen=jnp.asarray(targets.prior),
-            ready=no,
+            chosen=chosen,
+            ready=jnp.zeros((), bool),
             # Ones: a place that is never read must still have a logarithm.
             record=Record(jnp.ones((capacity, domains), dtype), jnp.ones((capacity, domains), dtype)),
         )
@@ -179,7 +182,8 @@ def ado(
         time = held.time.astype(dtype)
         average = held.average + (wanted - held.average) / (time + 1.0)
         if form == "mixtera":
-            chosen = jnp.maximum(chosen / chosen.sum(), least_share)
+            chosen = chosen / chosen.sum()
+            chosen = jnp.where(seen, jnp.maximum(chosen, least_share), chosen)
             chosen, average = chosen / chosen.sum(), average / average.sum()
             credit = jnp.where(ready, (1.0 - credit_decay) * credit + credit_decay * chosen, credit)
         return Adaptive(
@@ -212,7 +216,9 @@ def ado(
             kept = wanted < length
             places = jnp.where(kept, wanted, first)
             losses = smoothed(ordered.losses, length, places, rows)
-            law, value = fit_laws(ordered.counts[places], losses, kept)
+            # mixtera takes the mean of the Huber losses and multiplies the penalties by 1000.
+            steepness = 1e3 * kept.sum().astype(losses.dtype) if form == "mixtera" else 1.0
+            law, value = fit_laws(ordered.counts[places], losses, kept, steepness)
             sound = jnp.isfinite(value).all() & jax.tree.reduce(
                 lambda a, b: a & b, jax.tree.map(lambda part: jnp.isfinite(part).all(), law)
             )
