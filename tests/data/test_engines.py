@@ -1,10 +1,4 @@
-import functools
 import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import grain.experimental
 import jax
@@ -12,57 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.data.mixed import BATCH, INTERVAL, LENGTH, SIZES, assert_same, host_batches, iterator, quota, spec, stores
 from vtune_jax.core.simplex import to_quota
 from vtune_jax.data.device_engine import build_table, draw
 from vtune_jax.data.grain_engine import MixtureIterator
-from vtune_jax.data.mapped import MappedTokens, TokenMap
 from vtune_jax.data.packing import PackedRows
 from vtune_jax.data.plan import PlanSpec, start_cursor
 from vtune_jax.data.rows import BlockRows, TokenRows
 from vtune_jax.data.sources import RecordTokens, write_records
-from vtune_jax.errors import UserError
-
-LENGTH, INTERVAL, BATCH = 8, 10, 12
-SIZES = (60, 900, 25, 400)
-
-
-@functools.cache
-def stores():
-    rng = np.random.default_rng(0)
-    return tuple(TokenRows(rng.integers(0, 5000, size, np.uint16), LENGTH, name=f"d{size}") for size in SIZES)
-
-
-def spec(batch=BATCH):
-    return PlanSpec(rows=tuple(map(len, stores())), batch=batch, seed=7)
-
-
-@functools.cache
-def quota(version):
-    weights = np.random.default_rng(version).dirichlet(np.ones(len(SIZES)))
-    weights[version % len(SIZES)] *= version % 3 > 0
-    return np.asarray(to_quota(jnp.asarray(weights / weights.sum(), jnp.float32)))
-
-
-def iterator(start=0, cursor=None, **options):
-    made = MixtureIterator(spec(), stores(), quota=quota(0), interval=INTERVAL, **options)
-    if start:
-        made.seek(start, cursor, quota(start // INTERVAL))
-    return made
-
-
-def host_batches(steps, **options):
-    made, batches = iterator(**options), []
-    for step in range(options.get("start", 0), steps):
-        if step % INTERVAL == 0:
-            made.post(step // INTERVAL, quota(step // INTERVAL))
-        batches.append(next(made))
-    return batches, made
-
-
-def assert_same(ours, theirs):
-    for left, right in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(left["domain"], right["domain"])
-        np.testing.assert_array_equal(left["tokens"], right["tokens"])
 
 
 def test_both_engines_give_identical_batches_over_nineteen_weight_updates():
@@ -184,81 +135,6 @@ def test_grains_own_checkpoint_check_passes():
             return MixtureIterator(spec(), stores(), quota=quota(1), interval=100)
 
     grain.experimental.assert_equal_output_after_checkpoint(grain.experimental.LimitIterDataset(Mixture(), 25))
-
-
-@pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 3}, {"workers": 2, "chunk": 1}])
-def test_threads_that_read_ahead_change_no_batch(options):
-    batches, made = host_batches(65, **options)
-    assert_same(host_batches(65)[0], batches)
-    made.close()
-
-
-def test_processes_that_read_ahead_change_no_batch_and_end_with_the_iterator():
-    batches, made = host_batches(25, workers=2, worker_kind="processes")
-    assert_same(host_batches(25)[0], batches)
-    workers = list(made._pool._executor._processes.values())
-    assert len(workers) > 0
-    made.close()
-    for worker in workers:
-        worker.join(60)
-        assert not worker.is_alive()
-
-
-PARENT = """
-import os, sys
-from tests.data.test_engines import host_batches
-if __name__ == "__main__":
-    batches, made = host_batches(5, workers=2, worker_kind="processes")
-    print(*[worker.pid for worker in made._pool._executor._processes.values()], flush=True)
-    os.kill(os.getpid(), 9)
-"""
-
-
-def test_worker_processes_end_when_their_parent_is_killed_and_leave_no_shared_memory(tmp_path):
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT)
-    shared = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    said = subprocess.run([sys.executable, script], cwd=root, env=environment, capture_output=True, text=True)
-    assert said.returncode == -9
-    workers = [int(word) for word in said.stdout.split()]
-    assert workers
-    deadline = time.monotonic() + 60
-    while any(map(alive, workers)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    if Path("/dev/shm").is_dir():
-        assert set(Path("/dev/shm").iterdir()) <= shared
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_an_error_while_reading_is_raised_and_asking_again_tries_again():
-    class Flaky(TokenRows):
-        broken = True
-
-        def read(self, rows):
-            if self.broken:
-                raise UserError("the tokens are lost", "bring them back")
-            return super().read(rows)
-
-    flaky = Flaky(stores()[1].tokens, LENGTH, name="flaky")
-    for workers in (0, 2):
-        mixed = (stores()[0], flaky, *stores()[2:])
-        made = MixtureIterator(spec(), mixed, quota=quota(0), interval=INTERVAL, workers=workers)
-        flaky.broken = True
-        for _ in range(2):
-            with pytest.raises(UserError, match="the tokens are lost"):
-                next(made)
-        flaky.broken = False
-        assert_same(host_batches(8)[0], [next(made) for _ in range(8)])
-        made.close()
 
 
 def with_lag(lag, steps, **options):
@@ -388,24 +264,6 @@ def test_a_lag_outside_the_interval_is_refused():
         iterator(lag=10)
 
 
-def test_large_memory_maps_are_let_go_when_more_than_allowed_has_been_touched(monkeypatch, tmp_path):
-    plain = MixtureIterator.of(stores(), [0.25] * 4, batch=64, interval=1000, chunk=1)
-    released, mapped_bytes = [], iter(range(0, 10**12, 40 << 20))
-    monkeypatch.setattr("vtune_jax.data.reader.LARGE_BYTES", 0)
-    monkeypatch.setattr("vtune_jax.data.reader._mapped_bytes", lambda: next(mapped_bytes))
-    monkeypatch.setattr(TokenMap, "release", lambda file: released.append(file.path.name))
-    mapped = []
-    for store in stores():
-        path = tmp_path / f"{store.name}.bin"
-        store.tokens.tofile(path)
-        mapped.append(TokenRows(MappedTokens.open(path, np.dtype(np.uint16), name=store.name), LENGTH))
-    made = MixtureIterator.of(mapped, [0.25] * 4, batch=64, interval=1000, chunk=1)
-    # Two looks a step, 40 MiB more at each: the third look is past the 96 MiB.
-    for released_so_far in (0, 8):
-        np.testing.assert_array_equal(next(made)["tokens"], next(plain)["tokens"])
-        assert len(released) == released_so_far
-
-
 def test_quotas_that_do_not_sum_to_one_are_refused():
     with pytest.raises(ValueError, match="quota must be 4 numbers with sum 16777216"):
         MixtureIterator(spec(), stores(), quota=np.ones(4, np.uint32), interval=INTERVAL)
@@ -419,23 +277,3 @@ def test_a_batch_that_hosts_cannot_share_is_refused():
 def test_stores_must_have_the_rows_of_the_spec():
     with pytest.raises(ValueError, match="rows as in the spec"):
         MixtureIterator(spec(), stores()[::-1], quota=quota(0), interval=INTERVAL)
-
-
-def test_rows_predict_every_token_but_the_first_exactly_once():
-    store = TokenRows(np.arange(30), 4)
-    rows = store.read(np.arange(len(store), dtype=np.uint32))["tokens"]
-    assert len(store) == 7
-    np.testing.assert_array_equal(rows[:, 1:].ravel(), np.arange(1, 29))
-    np.testing.assert_array_equal(rows[1:, 0], rows[:-1, -1])
-
-
-def test_a_share_of_the_rows_is_their_beginning():
-    store = TokenRows(np.arange(41), 4).first(0.5)
-    assert len(store) == 5
-    with pytest.raises(IndexError, match="row 5 of domain 'domain' asked for; it has 5"):
-        store.read(np.array([5], np.uint32))
-
-
-def test_a_domain_shorter_than_one_row_is_refused_with_the_fix():
-    with pytest.raises(UserError, match=r"sequence length 8 is longer than domain 'tiny' \(8 tokens\)"):
-        TokenRows(np.arange(8), 8, name="tiny")

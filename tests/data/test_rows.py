@@ -312,3 +312,23 @@ def test_packing_fills_nearly_every_place_and_takes_seconds_for_millions():
 def test_nothing_to_pack_is_refused():
     with pytest.raises(UserError, match="domain 'empty' has no tokens to pack"):
         PackedRows(np.zeros(0, np.uint16), LENGTH, end=END, name="empty")
+
+
+def test_rows_predict_every_token_but_the_first_exactly_once():
+    store = TokenRows(np.arange(30), 4)
+    rows = store.read(np.arange(len(store), dtype=np.uint32))["tokens"]
+    assert len(store) == 7
+    np.testing.assert_array_equal(rows[:, 1:].ravel(), np.arange(1, 29))
+    np.testing.assert_array_equal(rows[1:, 0], rows[:-1, -1])
+
+
+def test_a_share_of_the_rows_is_their_beginning():
+    store = TokenRows(np.arange(41), 4).first(0.5)
+    assert len(store) == 5
+    with pytest.raises(IndexError, match="row 5 of domain 'domain' asked for; it has 5"):
+        store.read(np.array([5], np.uint32))
+
+
+def test_a_domain_shorter_than_one_row_is_refused_with_the_fix():
+    with pytest.raises(UserError, match=r"sequence length 8 is longer than domain 'tiny' \(8 tokens\)"):
+        TokenRows(np.arange(8), 8, name="tiny")
