@@ -46,7 +46,7 @@ def objective(parameters, t, logs, delta):
     c, share, b = parameters
     model = c + np.log(np.maximum(1 - share * -np.expm1(-b * t), 1e-12))
     size = np.abs(logs - model)
-    return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta)).mean()
+    return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta)).sum()
 
 
 def best_of_scipy(tokens, losses, delta):

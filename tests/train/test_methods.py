@@ -66,6 +66,12 @@ def trained(folder, config, steps, *, params, prior, reference=None, acts_on="sa
     return state, np.array([row["weights"] for row in rows]), np.array([row["heldout_loss"] for row in rows])
 
 
+def mostly_slow(table, quick):
+    """All names of a table; but for the quick ones, by hand only (`pytest -m "slow or not slow"` runs all)."""
+    assert quick <= set(table)
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in table]
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A model that knows the finished domain, and the noise as far as it can be known."""
@@ -135,7 +141,7 @@ def favoured(tmp_path, config, base, reference, steps=40):
     return path, losses
 
 
-@pytest.mark.parametrize("name", PROGRESS)
+@pytest.mark.parametrize("name", mostly_slow(PROGRESS, {"velocitune", "doremi levanter"}))
 def test_methods_that_look_for_gains_favour_the_learnable_domain(tmp_path, base, reference, name):
     path, losses = favoured(tmp_path, PROGRESS[name], base, reference)
     # While it is still being learnt: afterwards it is finished too. What the others unlearn under so lopsided a mixture
@@ -160,7 +166,7 @@ def test_grape_moves_by_gradients_of_heldout_losses(tmp_path, base, reference):
     assert np.abs(np.diff(path, axis=0)).max(axis=1).min() > 1e-3
 
 
-@pytest.mark.parametrize("name", LEVEL)
+@pytest.mark.parametrize("name", mostly_slow(LEVEL, {"odm smoothed_share"}))
 def test_methods_that_look_at_the_loss_favour_noise_over_what_is_finished(tmp_path, base, reference, name):
     path, losses = favoured(tmp_path, LEVEL[name], base, reference, steps=80)
     assert losses[-1].argmax() == NOISE

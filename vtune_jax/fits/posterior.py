@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vtune_jax.fits.power_law import BETA_BOUNDS, Curve, project, psi, weighted_mean
+from vtune_jax.fits.law import Points, weighted_mean
+from vtune_jax.fits.power_law import BETA_BOUNDS, project, psi
 
 _BETAS, _NODES, _BISECTIONS = 48, 16, 60
 _PASSES = 4  # one is enough for noisy points; near-exact ones have a peak far narrower than the first grid
@@ -31,25 +32,25 @@ class Mixture(NamedTuple):
 
 @partial(jax.jit, static_argnums=3)
 def quantiles(
-    curves: Curve, t_target: Float[Array, " domains"], prior: Float[Array, " 2"], levels: tuple[float, ...]
+    points: Points, t_target: Float[Array, " domains"], prior: Float[Array, " 2"], levels: tuple[float, ...]
 ) -> Float[Array, "domains levels"]:
     """Quantiles of the log loss at the budget.
 
     Args:
-        curves: points of each domain, stacked.
+        points: of each domain.
         t_target: log of the budget minus the mean log tokens of the points.
         prior: median of beta and standard deviation of its logarithm, of a log-normal prior.
         levels: cumulative probabilities.
     """
-    return jax.vmap(lambda curve, t: _quantiles(mixture(curve, t, prior), levels))(curves, t_target)
+    return jax.vmap(lambda points, t: _quantiles(mixture(points, t, prior), levels), in_axes=(-1, 0))(points, t_target)
 
 
-def mixture(curve: Curve, t_target: Float[Array, ""], prior: Float[Array, " 2"]) -> Mixture:
+def mixture(points: Points, t_target: Float[Array, ""], prior: Float[Array, " 2"]) -> Mixture:
     """The posterior's components; each pass looks closer at the part of the b axis that carries weight."""
 
     def narrow(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         grid = jnp.linspace(*ends, _BETAS)
-        evidence = jax.vmap(lambda log_b: _components(curve, t_target, log_b, prior).log_weight.max())(grid)
+        evidence = jax.vmap(lambda log_b: _components(points, t_target, log_b, prior).log_weight.max())(grid)
         carries = evidence > evidence.max() - 9.0
         step = grid[1] - grid[0]
         first, last = grid[jnp.argmax(carries)] - step, grid[_BETAS - 1 - jnp.argmax(carries[::-1])] + step
@@ -58,21 +59,21 @@ def mixture(curve: Curve, t_target: Float[Array, ""], prior: Float[Array, " 2"])
     bounds = jnp.log(jnp.array(BETA_BOUNDS))
     low, high = jax.lax.fori_loop(0, _PASSES, narrow, (bounds[0], bounds[1]))
     grid = jnp.linspace(low, high, _BETAS)
-    parts = jax.vmap(lambda log_b: _components(curve, t_target, log_b, prior))(grid)
+    parts = jax.vmap(lambda log_b: _components(points, t_target, log_b, prior))(grid)
     return Mixture(parts.log_weight.ravel(), parts.centre.ravel(), parts.scale.ravel(), parts.freedom[0])
 
 
 def _components(
-    curve: Curve, t_target: Float[Array, ""], log_b: Float[Array, ""], prior: Float[Array, " 2"]
+    points: Points, t_target: Float[Array, ""], log_b: Float[Array, ""], prior: Float[Array, " 2"]
 ) -> Mixture:
     b = jnp.exp(log_b)
-    _, s_hat, _ = project(curve, b, delta=jnp.asarray(jnp.inf))
-    shape, weight = psi(curve.t, b), curve.weight
+    _, s_hat, _ = project(points, b, jnp.asarray(jnp.inf))
+    shape, weight = psi(points.inputs[0], b), points.weight
     count = weight.sum()
     freedom = jnp.maximum(count - 1.0, 1.0)
 
     def level(s: Float[Array, ""]) -> tuple[Array, Array]:
-        residual = curve.log_loss - jnp.log(jnp.maximum(1 - s * shape, 1e-12))
+        residual = points.log_loss - jnp.log(jnp.maximum(1 - s * shape, 1e-12))
         centre = weighted_mean(residual, weight)
         return centre, (weight * (residual - centre) ** 2).sum()
 

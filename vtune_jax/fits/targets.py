@@ -12,7 +12,8 @@ from scipy.stats import norm
 
 from vtune_jax.errors import UserError
 from vtune_jax.fits import posterior
-from vtune_jax.fits.power_law import Face, PowerLawFit, checked_points, curves_of, fit_loss_curves
+from vtune_jax.fits.points import checked_points, on_device
+from vtune_jax.fits.power_law import Face, PowerLawFit, curves_of, fit_loss_curves
 
 Policy = Literal["error", "last_seen"]
 
@@ -99,18 +100,19 @@ def estimate_targets(
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}.")
-    tokens, losses = checked_points(tokens, losses)
+    measured = checked_points(tokens, losses)
+    tokens, losses = measured.tokens, measured.losses
     initial = np.asarray(initial_losses, np.float64)
     fit = fit_loss_curves(tokens, losses)
-    curves, middle = curves_of(tokens, losses)
+    points, middle = curves_of(measured)
     domains = len(middle)
-    t_target = np.full(len(curves.t), np.log(target_tokens) - middle[0])
+    t_target = np.full(points.weight.shape[1], np.log(target_tokens) - middle[0])
     t_target[:domains] = np.log(target_tokens) - middle
     levels = ((1 - level) / 2, 0.5, (1 + level) / 2)
     with jax.enable_x64(True):
         logs = np.asarray(
             posterior.quantiles(
-                jax.tree.map(jnp.asarray, curves),
+                on_device(points),
                 jnp.asarray(t_target),
                 jnp.asarray(beta_prior, jnp.float64),
                 levels,
