@@ -3,10 +3,9 @@ import doctest
 import jax
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 
 import vtune_jax.fits
-from vtune_jax.fits.power_law import BETA_BOUNDS, Face, fit_loss_curves, predict
+from vtune_jax.fits.power_law import Face, fit_loss_curves, predict
 
 
 def planted(rng, domains, tokens):
@@ -40,44 +39,6 @@ def test_losses_that_do_not_fall_are_flat(losses):
     assert fit.face[0] == Face.FLAT
     assert np.isfinite(fit.E[0])
     assert predict(fit, 100.0)[0] == pytest.approx(np.exp(np.log(losses).mean()), rel=0.06)
-
-
-def objective(parameters, t, logs, delta):
-    c, share, b = parameters
-    model = c + np.log(np.maximum(1 - share * -np.expm1(-b * t), 1e-12))
-    size = np.abs(logs - model)
-    return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta)).sum()
-
-
-def best_of_scipy(tokens, losses, delta):
-    t = np.log(tokens) - np.log(tokens).mean()
-    logs, best = np.log(losses), np.inf
-    bounds = [(None, None), (0, 1), BETA_BOUNDS]
-    for b in (0.05, 0.2, 0.5, 1.0, 2.0):
-        for share in (0.1, 0.5, 0.95):
-            start = minimize(lambda p: 1e6 * objective(p, t, logs, delta), [logs.mean(), share, b], bounds=bounds)
-            options = {"xatol": 1e-10, "fatol": 1e-13, "maxiter": 4000}
-            clipped = lambda p: [p[0], np.clip(p[1], 0, 1), np.clip(p[2], *BETA_BOUNDS)]  # noqa: E731
-            end = minimize(
-                lambda p, clipped=clipped: 1e6 * objective(clipped(p), t, logs, delta),
-                start.x,
-                method="Nelder-Mead",
-                options=options,
-            )
-            best = min(best, end.fun / 1e6)
-    return best
-
-
-@pytest.mark.parametrize("case", range(8))
-def test_the_objective_is_never_worse_than_a_long_scipy_search(case):
-    rng = np.random.default_rng(case)
-    points, noise = [4, 5, 10, 20][case % 4], [1e-3, 5e-3, 2e-2][case % 3]
-    tokens = np.geomspace(1e4, 1e4 * 10 ** rng.uniform(0.5, 2), points)
-    losses = planted(rng, 1, tokens)[3][:, 0] * np.exp(noise * rng.standard_normal(points))
-    if case == 7:
-        losses[2] *= 1.1  # an outlier
-    ours = fit_loss_curves(tokens, losses[:, None], delta=1e-3).objective[0]
-    assert ours <= best_of_scipy(tokens, losses, 1e-3) * (1 + 1e-6) + 1e-15
 
 
 def test_order_duplicates_and_units_of_tokens_change_nothing():
