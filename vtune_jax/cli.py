@@ -125,6 +125,14 @@ def _add_stage(
         action="store_true",
         help="an arm goes on from its newest checkpoint although the data, rows or limits have changed",
     )
+    if name == "targets":
+        verb.add_argument(
+            "--from",
+            dest="table",
+            type=Path,
+            metavar="RUNS.csv",
+            help="losses measured elsewhere (columns tokens, loss, domain) instead of proxy runs",
+        )
     verb.add_argument("--quiet", action="store_true", help="no progress")
     verb.set_defaults(verb=_stage, name=name)
 
@@ -141,8 +149,10 @@ def _stage(options: argparse.Namespace) -> int:
     from vtune_jax.train.loop import Interrupted
 
     keep_freed_memory()
-    overrides = (*options.overrides, *(["corpus.skip_bad=true"] if options.skip_bad else []))
-    config = experiment.load(options.config, overrides)
+    overrides = [*options.overrides, *(["corpus.skip_bad=true"] if options.skip_bad else [])]
+    if getattr(options, "table", None):
+        overrides.append(f"targets.table={options.table}")
+    config = experiment.load(options.config, tuple(overrides))
     folder = options.run_folder or Path("runs") / config.name
     progress = Progress(silent=options.quiet)
     pipeline = Pipeline(

@@ -15,7 +15,8 @@ from vtune_jax.data.reader import Workers
 from vtune_jax.data.rows import BlockRows, RowStore, TokenRows
 from vtune_jax.data.sources import RecordTokens
 from vtune_jax.errors import UserError
-from vtune_jax.fits.targets import Policy
+from vtune_jax.fits.annealing import MODEL_ERROR_PER_DECADE
+from vtune_jax.fits.policy import Policy
 from vtune_jax.models import DecoderConfig
 from vtune_jax.rules import (
     Ado,
@@ -160,24 +161,45 @@ class PretrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetsConfig:
-    """How target losses are predicted: short proxy runs at the prior, each annealed over its own length, and a fit."""
+    """How target losses are predicted: proxy runs within a budget, and a law fitted to them (`stages/proxies.py`)."""
 
-    proxy_lengths: tuple[float, ...] = (0.04, 0.08, 0.16, 0.32)  # shares of the real run's steps
-    subsample: float = 0.5  # share of each domain's training rows that proxies may read
+    budget: float = 0.2  # compute of all proxies with their evaluations, as a share of the real run's training
+    proxies: Literal["one", "several"] = "one"  # one run under the law with annealing, or several annealed ones
+    evaluations: int = 24  # along a proxy under "one"; fewer where they would take over a quarter of the budget
+    half_width: float = (
+        0.0  # half the interval over the gap from initial to target that is good enough; 0: spend it all
+    )
+    subsample: float = 0.0  # share of each domain's training rows that proxies may read; 0: what they read once
+    decay: float = 0.0  # lambda of the annealing law; 0: 0.999, and less for runs of under 20,000 steps
     level: float = 0.9  # of the interval
+    model_error_per_decade: float = MODEL_ERROR_PER_DECADE  # of the law, in log loss per decade extrapolated
+    share_beta: bool = False  # a prior of beta that the domains have in common: partial pooling
     min_gap: float = 1e-2  # nats; a target must lie this far below the initial loss
-    when_unusable: Policy = "last_seen"  # what becomes of a domain without a usable target
-    losses: tuple[float, ...] = ()  # the user's own targets, per domain; then no proxy runs
+    when_unusable: Policy = (
+        "last_seen"  # what becomes of a domain without a usable target; or "error", "pooled", "given"
+    )
+    strict: bool = False  # also for targets that are under-determined, too wide or too far
+    fallback: tuple[float, ...] = ()  # the user's own targets for when_unusable = "given", one per domain
+    table: str = ""  # CSV file of losses measured elsewhere (tokens, loss, domain); then no proxy runs
+    losses: tuple[float, ...] = ()  # the user's own targets for every domain; then no proxy runs either
 
     def __post_init__(self) -> None:
-        if not self.losses and len(set(self.proxy_lengths)) < 3:
-            raise ValueError(f"proxy_lengths must hold at least 3 different shares, got {list(self.proxy_lengths)}")
-        if not all(0 < share <= 1 for share in self.proxy_lengths):
-            raise ValueError(f"proxy_lengths must lie in (0, 1], got {list(self.proxy_lengths)}")
-        if not 0 < self.subsample <= 1:
-            raise ValueError(f"subsample must lie in (0, 1], got {self.subsample}")
+        if not 0 < self.budget <= 2:
+            raise ValueError(f"budget must lie in (0, 2], got {self.budget}")
+        if self.evaluations < 8:
+            raise ValueError(f"evaluations must be at least 8, got {self.evaluations}")
+        for field in ("half_width", "model_error_per_decade"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field} must not be negative, got {getattr(self, field)}")
+        for field in ("subsample", "decay"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field} must lie in [0, 1], got {getattr(self, field)}")
         if not 0 < self.level < 1:
             raise ValueError(f"level must lie in (0, 1), got {self.level}")
+        if self.table and self.losses:
+            raise ValueError("table must be empty where losses are given")
+        if self.when_unusable == "given" and not self.fallback:
+            raise ValueError('fallback must name one loss per domain with when_unusable = "given", got none')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,6 +252,7 @@ class ExperimentConfig:
         for field, values in (
             ("mixture.weights", self.mixture.weights),
             ("targets.losses", self.targets.losses),
+            ("targets.fallback", self.targets.fallback),
         ):
             if values and len(values) != domains:
                 raise ValueError(f"{field} must name one number per domain ({domains}), got {len(values)}")
@@ -275,6 +298,11 @@ class ExperimentConfig:
                     f"its first round takes {wanted} intervals of {self.mixture.interval} steps, {where} has {rounds}; "
                     "lower mixture.interval or train longer"
                 )
+
+    @property
+    def trains_proxies(self) -> bool:
+        """Whether targets come from proxies of this experiment."""
+        return not (self.targets.losses or self.targets.table)
 
     @property
     def arm_labels(self) -> tuple[str, ...]:

@@ -35,7 +35,8 @@ interval = 5
 [pretrain]
 steps = 20
 [targets]
-proxy_lengths = [0.2, 0.4, 0.6, 0.8]
+budget = 2.0
+evaluations = 8
 [train]
 steps = 30
 [train.optimizer]

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vtune_jax.fits.law import Law, Piece, Points, best_of, nonnegative_least_squares, objective
+from vtune_jax.fits.law import PUBLISHED_DELTA, Law, Piece, Points, best_of, nonnegative_least_squares, objective
 from vtune_jax.fits.points import Measured, centred, checked_points, make_points, on_device, resampled
-from vtune_jax.fits.power_law import BETA_BOUNDS
+from vtune_jax.fits.power_law import BETA_BOUNDS, Width, checked_width
 from vtune_jax.fits.solver import Solution, solve, solve_from
 
 _GRID = 14
@@ -106,7 +106,7 @@ def fit_chinchilla(
     tokens: np.ndarray,
     losses: np.ndarray,
     *,
-    delta: float | None = 1e-3,
+    delta: Width = PUBLISHED_DELTA,
     dtype: str = "float64",
 ) -> ChinchillaFit:
     """The law's robust fit.
@@ -115,15 +115,16 @@ def fit_chinchilla(
         params: N > 0, [points] or [points, domains].
         tokens: D > 0, as params.
         losses: [points, domains], nats per token; NaN leaves a point out.
-        delta: Huber width; None: 1.345 times the residuals' spread.
+        delta: see `power_law.Width`.
         dtype: of the arithmetic.
 
     Raises:
         ValueError: as `fit_loss_curves`, or fewer than five points.
     """
+    width = checked_width(delta)
     points, middles = _points(_measured(params, tokens, losses), dtype)
     with jax.enable_x64(dtype == "float64"):
-        solution = solve(LND, on_device(points), jnp.asarray(delta or 0.0, dtype))
+        solution = solve(LND, on_device(points), jnp.asarray(width, dtype))
         return _to_fit(jax.tree.map(np.asarray, solution), *middles)
 
 
@@ -133,7 +134,7 @@ def bootstrap_chinchilla(
     losses: np.ndarray,
     indices: Int[np.ndarray, "replicates points"],
     *,
-    delta: float = 1e-3,
+    delta: float = PUBLISHED_DELTA,
     dtype: str = "float64",
 ) -> ChinchillaFit:
     """Case resampling: the fit of each replicate, begun at the fit of all points.

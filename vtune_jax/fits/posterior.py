@@ -1,8 +1,9 @@
-"""How sure a prediction is: the posterior of the law's value at a budget, by quadrature over (s, b).
+"""How sure a prediction is: the posterior of a law's value at a budget, by quadrature instead of resampling.
 
-For each b on a logarithmic grid, s is integrated by Gauss-Legendre nodes about its fit; given both, the level is a
-Student t in closed form, and so is the log loss at the budget. No resampling, no random numbers; the quantiles of the
-mixture are found by bisection. The median is the point target: it beats the optimum where points are few.
+For each b on a logarithmic grid, and for each of a few values of k where there is annealing, s is integrated by
+Gauss-Legendre nodes about its fit; given these, the level is a Student t in closed form, and so is the log loss at the
+budget. No random numbers; the quantiles of the mixture are found by bisection. The median is the point target: it
+beats the optimum where points are few.
 """
 
 from functools import partial
@@ -13,104 +14,263 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vtune_jax.fits.law import Points, weighted_mean
-from vtune_jax.fits.power_law import BETA_BOUNDS, project, psi
+from vtune_jax.fits.law import Points, solve_symmetric, weighted_mean
+from vtune_jax.fits.power_law import BETA_BOUNDS, psi
+from vtune_jax.fits.solver import in_chunks
 
-_BETAS, _NODES, _BISECTIONS = 48, 16, 60
+BETAS = 48
+_NODES, _FALL_NODES, _BISECTIONS = 16, 8, 40
+_ZOOMS, _ZOOM_NODES = 6, 13
 _PASSES = 4  # one is enough for noisy points; near-exact ones have a peak far narrower than the first grid
 _REACH = 7.0  # standard deviations of s on either side
+_LEAST = 1e-12
+FALL_PRIOR = 0.3
+"""Standard deviation of what annealing takes off at the budget, as a share of the loss: half-normal, wide."""
 
 
 class Mixture(NamedTuple):
-    """Student t components of the log loss at the budget."""
+    """Student t components of the log loss at each budget."""
 
     log_weight: Float[Array, " components"]
-    centre: Float[Array, " components"]
+    centre: Float[Array, "components budgets"]
     scale: Float[Array, " components"]
     freedom: Float[Array, ""]
 
 
+class Budgets(NamedTuple):
+    """Where the law is read off, in the points' coordinates."""
+
+    t: Float[Array, " budgets"]  # log tokens, or log S1, minus the points' mean
+    q: Float[Array, " budgets"]  # annealed area in the points' unit; 0 without annealing
+
+
 @partial(jax.jit, static_argnums=3)
 def quantiles(
-    points: Points, t_target: Float[Array, " domains"], prior: Float[Array, " 2"], levels: tuple[float, ...]
-) -> Float[Array, "domains levels"]:
-    """Quantiles of the log loss at the budget.
+    points: Points, budgets: Budgets, prior: Float[Array, "2 lanes"], levels: tuple[float, ...]
+) -> Float[Array, "levels budgets lanes"]:
+    """Quantiles of the log loss at the budgets.
 
     Args:
-        points: of each domain.
-        t_target: log of the budget minus the mean log tokens of the points.
+        points: one lane per domain; a weight is how many independent points its point is worth.
+        budgets: [budgets, lanes].
         prior: median of beta and standard deviation of its logarithm, of a log-normal prior.
         levels: cumulative probabilities.
     """
-    return jax.vmap(lambda points, t: _quantiles(mixture(points, t, prior), levels), in_axes=(-1, 0))(points, t_target)
+
+    def one(points: Points, budgets: Budgets, prior: Float[Array, " 2"]) -> Array:
+        return _quantiles(mixture(points, budgets, prior), levels)
+
+    # The temporaries of more lanes leave the processor's cache.
+    return in_chunks(lambda part: jax.vmap(one, in_axes=-1, out_axes=-1)(*part), (points, budgets, prior), 8)
 
 
-def mixture(points: Points, t_target: Float[Array, ""], prior: Float[Array, " 2"]) -> Mixture:
+@jax.jit
+def least_squares(points: Points) -> Float[Array, " lanes"]:
+    """The smallest weighted sum of squared log residuals, by a grid of b that closes in on the best."""
+
+    def one(points: Points) -> Float[Array, ""]:
+        def squares(log_b: Array) -> Array:
+            return _best_level(points, jnp.exp(log_b))[1]
+
+        def closer(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            middle, half, _ = carry
+            grid = middle + half * jnp.linspace(-1.0, 1.0, _ZOOM_NODES)
+            found = jax.vmap(squares)(grid)
+            return grid[found.argmin()], half * 2 / (_ZOOM_NODES - 1), found.min()
+
+        grid = beta_grid()
+        first = jax.vmap(squares)(grid).argmin()
+        start = grid[first], grid[1] - grid[0], jnp.asarray(jnp.inf, grid.dtype)
+        return jax.lax.fori_loop(0, _ZOOMS, closer, start)[2]
+
+    return in_chunks(lambda part: jax.vmap(one, in_axes=-1)(part), points, 64)
+
+
+@jax.jit
+def evidence(points: Points) -> Float[Array, "betas lanes"]:
+    """Log marginal likelihood of every value of beta on `beta_grid`, up to a constant per lane."""
+
+    def one(points: Points) -> Float[Array, " betas"]:
+        nowhere = Budgets(jnp.zeros(1), jnp.zeros(1))
+        return jax.vmap(lambda log_b: jax.nn.logsumexp(_components(points, nowhere, log_b).log_weight))(beta_grid())
+
+    return jax.vmap(one, in_axes=-1, out_axes=-1)(points)
+
+
+def beta_grid() -> Float[Array, " betas"]:
+    """Logarithms of beta, evenly spread over its bounds."""
+    return jnp.linspace(*jnp.log(jnp.array(BETA_BOUNDS)), BETAS)
+
+
+def mixture(points: Points, budgets: Budgets, prior: Float[Array, " 2"]) -> Mixture:
     """The posterior's components; each pass looks closer at the part of the b axis that carries weight."""
 
+    def log_prior(log_b: Array) -> Array:
+        return -0.5 * ((log_b - jnp.log(prior[0])) / prior[1]) ** 2
+
     def narrow(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        grid = jnp.linspace(*ends, _BETAS)
-        evidence = jax.vmap(lambda log_b: _components(points, t_target, log_b, prior).log_weight.max())(grid)
-        carries = evidence > evidence.max() - 9.0
+        grid = jnp.linspace(*ends, BETAS)
+        height = jax.vmap(lambda log_b: _profile(points, log_b) + log_prior(log_b))(grid)
+        carries = height > height.max() - 9.0
         step = grid[1] - grid[0]
-        first, last = grid[jnp.argmax(carries)] - step, grid[_BETAS - 1 - jnp.argmax(carries[::-1])] + step
+        first, last = grid[jnp.argmax(carries)] - step, grid[BETAS - 1 - jnp.argmax(carries[::-1])] + step
         return jnp.maximum(first, ends[0]), jnp.minimum(last, ends[1])
 
-    bounds = jnp.log(jnp.array(BETA_BOUNDS))
-    low, high = jax.lax.fori_loop(0, _PASSES, narrow, (bounds[0], bounds[1]))
-    grid = jnp.linspace(low, high, _BETAS)
-    parts = jax.vmap(lambda log_b: _components(points, t_target, log_b, prior))(grid)
-    return Mixture(parts.log_weight.ravel(), parts.centre.ravel(), parts.scale.ravel(), parts.freedom[0])
+    grid = beta_grid()
+    low, high = jax.lax.fori_loop(0, _PASSES, narrow, (grid[0], grid[-1]))
+    grid = jnp.linspace(low, high, BETAS)
+    parts = jax.vmap(lambda log_b: _components(points, budgets, log_b))(grid)
+    weight = parts.log_weight + log_prior(grid)[:, None]
+    return Mixture(weight.ravel(), parts.centre.reshape(weight.size, -1), parts.scale.ravel(), parts.freedom[0])
 
 
-def _components(
-    points: Points, t_target: Float[Array, ""], log_b: Float[Array, ""], prior: Float[Array, " 2"]
-) -> Mixture:
-    b = jnp.exp(log_b)
-    _, s_hat, _ = project(points, b, jnp.asarray(jnp.inf))
-    shape, weight = psi(points.inputs[0], b), points.weight
+class _Fall(NamedTuple):
+    """What is known of k for one b."""
+
+    best: Float[Array, ""]
+    deviation: Float[Array, ""]
+
+
+def _freedom(weight: Float[Array, " points"]) -> tuple[Array, Array]:
     count = weight.sum()
-    freedom = jnp.maximum(count - 1.0, 1.0)
+    return count, jnp.maximum(count - 1.0, 1.0)
 
-    def level(s: Float[Array, ""]) -> tuple[Array, Array]:
-        residual = points.log_loss - jnp.log(jnp.maximum(1 - s * shape, 1e-12))
-        centre = weighted_mean(residual, weight)
-        return centre, (weight * (residual - centre) ** 2).sum()
 
-    # A floor on the noise, far below any real one, keeps exact points from a width of zero.
-    noise = jnp.sqrt(jnp.maximum(level(s_hat)[1] / jnp.maximum(count - 2.0, 1.0), 1e-16))
-    deviation = noise / jnp.sqrt((weight * (shape - weighted_mean(shape, weight)) ** 2).sum())
-    low, high = jnp.maximum(s_hat - _REACH * deviation, 0.0), jnp.minimum(s_hat + _REACH * deviation, b)
-    node, node_weight = (jnp.asarray(values) for values in np.polynomial.legendre.leggauss(_NODES))
-    s = 0.5 * (low + high) + 0.5 * (high - low) * node
-    centre, squares = jax.vmap(level)(s)
-    squares = jnp.maximum(squares, 1e-16)
-    width = jnp.maximum(0.5 * (high - low), 1e-300) * node_weight
-    log_prior = -0.5 * ((log_b - jnp.log(prior[0])) / prior[1]) ** 2
+def _linear_fall(points: Points, b: Float[Array, ""]) -> _Fall:
+    """k by least squares for this b, and its standard deviation: L = m - m s psi - m k q in relative residuals."""
+    loss, (t, q) = jnp.exp(points.log_loss), points.inputs
+    terms = [1.0 / loss, -psi(t, b) / loss, -q / loss]
+    gram = [[(points.weight * left * right).sum() for right in terms] for left in terms]
+    moment = [(points.weight * term).sum() for term in terms]
+    # A little ridge keeps points without annealing, or all on one line, from a division by zero.
+    for i in range(3):
+        gram[i][i] = gram[i][i] * (1 + 1e-10) + 1e-30
+    level, slope, fall = solve_symmetric(gram, moment)
+    zero = jnp.zeros_like(level)
+    of_fall = solve_symmetric(gram, [zero, zero, zero + 1.0])[2]
+    residual = 1 - sum(term * value for term, value in zip(terms, (level, slope, fall), strict=True))
+    count, _ = _freedom(points.weight)
+    noise = (points.weight * residual**2).sum() / jnp.maximum(count - 3.0, 1.0)
+    level = jnp.where(jnp.abs(level) > _LEAST, level, 1.0)
+    return _Fall(fall / level, jnp.sqrt(jnp.maximum(noise * of_fall, 1e-16)) / jnp.abs(level))
+
+
+def _profile(points: Points, log_b: Float[Array, ""]) -> Float[Array, ""]:
+    """The log likelihood of b at the best of the other parameters, times the width of their peak."""
+    slope, squares = _best_level(points, jnp.exp(log_b))
+    _, freedom = _freedom(points.weight)
+    return -0.5 * freedom * jnp.log(squares) + jnp.log(jnp.maximum(slope.high - slope.low, 1e-300)) - log_b
+
+
+def _best_level(points: Points, b: Float[Array, ""]) -> tuple["_Slope", Float[Array, ""]]:
+    """For one b the range of s at the best k, and the squares at the best of both."""
+    if len(points.inputs) == 1:
+        fall = jnp.asarray(0.0)
+    else:
+        fall = jnp.clip(_linear_fall(points, b).best, 0.0, _most_fall(points))
+    slope = _Slope.of(points, b, fall)
+    return slope, _level(points, b, slope.best, fall)[1]
+
+
+def _components(points: Points, budgets: Budgets, log_b: Float[Array, ""]) -> Mixture:
+    """For one b, all values of s and, where there is annealing, of k."""
+    b = jnp.exp(log_b)
+    if len(points.inputs) == 1:
+        falls, fall_weight = jnp.zeros(1), jnp.zeros(1)
+    else:
+        known, most = _linear_fall(points, b), _most_fall(points)
+        low = jnp.clip(known.best - _REACH * known.deviation, 0.0, most)
+        high = jnp.clip(known.best + _REACH * known.deviation, jnp.minimum(low + known.deviation, most), most)
+        falls, fall_weight = _nodes(_FALL_NODES, low, high)
+        fall_weight = fall_weight - 0.5 * (falls * budgets.q.max() / FALL_PRIOR) ** 2
+
+    def at(fall: Float[Array, ""], log_weight: Float[Array, ""]) -> Mixture:
+        slope = _Slope.of(points, b, fall)
+        s, node_weight = _nodes(_NODES, slope.low, slope.high)
+        centre, squares = jax.vmap(lambda s: _level(points, b, s, fall))(s)
+        count, freedom = _freedom(points.weight)
+        inner = 1 - s[:, None] * psi(budgets.t, b) - fall * budgets.q
+        return Mixture(
+            # 1 / b makes the reducible share s / b uniform on [0, 1].
+            log_weight=-0.5 * freedom * jnp.log(squares) + node_weight - log_b + log_weight,
+            centre=centre[:, None] + jnp.log(jnp.maximum(inner, _LEAST)),
+            scale=jnp.sqrt(squares / (freedom * count)),
+            freedom=freedom,
+        )
+
+    parts = jax.vmap(at)(falls, fall_weight)
     return Mixture(
-        # 1 / b makes the reducible share s / b uniform on [0, 1].
-        log_weight=-0.5 * freedom * jnp.log(squares) + jnp.log(width) - log_b + log_prior,
-        centre=centre + jnp.log(jnp.maximum(1 - s * psi(t_target, b), 1e-12)),
-        scale=jnp.sqrt(squares / (freedom * count)),
-        freedom=freedom,
+        parts.log_weight.ravel(),
+        parts.centre.reshape(parts.log_weight.size, -1),
+        parts.scale.ravel(),
+        parts.freedom[0],
     )
 
 
-def _quantiles(posterior: Mixture, levels: tuple[float, ...]) -> Float[Array, " levels"]:
-    share = jax.nn.softmax(posterior.log_weight)
-    carries = share > 1e-12
-    reach = 60.0 * posterior.scale
-    low = jnp.where(carries, posterior.centre - reach, jnp.inf).min()
-    high = jnp.where(carries, posterior.centre + reach, -jnp.inf).max()
+class _Slope(NamedTuple):
+    """s for given b and k: its best value, and between which values it is integrated."""
 
-    def below(value: Float[Array, ""]) -> Float[Array, ""]:
+    best: Float[Array, ""]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+
+    @classmethod
+    def of(cls, points: Points, b: Float[Array, ""], fall: Float[Array, ""]) -> "_Slope":
+        """`L = m (1 - k q) - m s psi` by least squares in relative residuals, within `0 <= s <= b`."""
+        loss, shape = jnp.exp(points.log_loss), psi(points.inputs[0], b)
+        whole = jnp.ones_like(loss) if len(points.inputs) == 1 else 1 - fall * points.inputs[1]
+        weight = points.weight / loss**2
+        gram = [(weight * x * y).sum() for x, y in ((whole, whole), (whole, shape), (shape, shape))]
+        right = (weight * whole * loss).sum(), (weight * shape * loss).sum()
+        determinant = jnp.maximum(gram[0] * gram[2] - gram[1] ** 2, 1e-300)
+        level = (gram[2] * right[0] - gram[1] * right[1]) / determinant
+        slope = (gram[1] * right[0] - gram[0] * right[1]) / determinant
+        best = jnp.clip(slope / jnp.where(jnp.abs(level) > _LEAST, level, 1.0), 0.0, b)
+        count, _ = _freedom(points.weight)
+        _, squares = _level(points, b, best, fall)
+        noise = jnp.sqrt(squares / jnp.maximum(count - 2.0, 1.0))
+        about = (points.weight * (shape - weighted_mean(shape, points.weight)) ** 2).sum()
+        deviation = noise / jnp.sqrt(jnp.maximum(about, 1e-300))
+        return cls(best, jnp.maximum(best - _REACH * deviation, 0.0), jnp.minimum(best + _REACH * deviation, b))
+
+
+def _level(points: Points, b: Array, s: Array, fall: Array) -> tuple[Array, Array]:
+    """The best log level for given b, s and k, and the weighted squares about it."""
+    inner = 1 - s * psi(points.inputs[0], b)
+    if len(points.inputs) > 1:
+        inner = inner - fall * points.inputs[1]
+    residual = points.log_loss - jnp.log(jnp.maximum(inner, _LEAST))
+    centre = weighted_mean(residual, points.weight)
+    # A floor on the noise, far below any real one, keeps exact points from a width of zero.
+    return centre, jnp.maximum((points.weight * (residual - centre) ** 2).sum(), 1e-16)
+
+
+def _most_fall(points: Points) -> Float[Array, ""]:
+    return 0.9 / jnp.maximum(points.inputs[1].max(), 1e-6)
+
+
+def _nodes(count: int, low: Float[Array, ""], high: Float[Array, ""]) -> tuple[Array, Array]:
+    """Gauss-Legendre nodes on an interval, and the logarithms of their weights."""
+    node, weight = (jnp.asarray(values) for values in np.polynomial.legendre.leggauss(count))
+    half = 0.5 * (high - low)
+    return 0.5 * (low + high) + half * node, jnp.log(jnp.maximum(half, 1e-300) * weight)
+
+
+def _quantiles(posterior: Mixture, levels: tuple[float, ...]) -> Float[Array, "levels budgets"]:
+    share = jax.nn.softmax(posterior.log_weight)
+    carries = (share > 1e-12)[:, None]
+    reach = 60.0 * posterior.scale[:, None]
+    low = jnp.where(carries, posterior.centre - reach, jnp.inf).min(axis=0)
+    high = jnp.where(carries, posterior.centre + reach, -jnp.inf).max(axis=0)
+
+    def below(value: Float[Array, " budgets"]) -> Float[Array, " budgets"]:
         # Wallace's normal approximation of Student's t: the incomplete beta function is far slower.
         freedom = posterior.freedom
-        t = (value - posterior.centre) / posterior.scale
+        t = (value - posterior.centre) / posterior.scale[:, None]
         z = (8 * freedom + 1) / (8 * freedom + 3) * jnp.sqrt(freedom * jnp.log1p(t**2 / freedom))
-        return (share * jax.scipy.stats.norm.cdf(jnp.sign(t) * z)).sum()
+        return share @ jax.scipy.stats.norm.cdf(jnp.sign(t) * z)
 
-    def bisect(level: Float[Array, ""]) -> Float[Array, ""]:
+    def bisect(level: Float[Array, ""]) -> Float[Array, " budgets"]:
         def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             middle = 0.5 * (ends[0] + ends[1])
             under = below(middle) < level

@@ -10,19 +10,22 @@ power law and `s = 0` the flat curve, whereas (log E, log B, beta) sends both fa
 """
 
 import enum
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vtune_jax.fits.law import Law, Piece, Points, best_of, objective, weighted_mean
+from vtune_jax.fits.law import PUBLISHED_DELTA, Law, Piece, Points, best_of, objective, weighted_mean
 from vtune_jax.fits.points import Measured, centred, checked_points, make_points, on_device
 from vtune_jax.fits.solver import Solution, solve
 
 BETA_BOUNDS = (1e-3, 3.0)
 _GRID, _FINE, _BASINS = 48, 16, 2
+Width = float | Literal["auto"]
+"""Of the Huber loss, on log residuals; "auto": 1.345 times the spread of the residuals of a fit at the published width."""
 _PROJECTION_ROUNDS = 5
 
 
@@ -69,23 +72,34 @@ def project(points: Points, b: Float[Array, "..."], delta: Float[Array, "..."]) 
     return jax.lax.fori_loop(0, _PROJECTION_ROUNDS, reweighted, fit(points.weight / loss**2))
 
 
-def _on_grid(points: Points, delta: Float[Array, " lanes"]) -> Float[Array, "starts 3 lanes"]:
-    """The best local minima along the grid of b, and the best of a fine grid about each.
+def along_beta(
+    project: Callable[[Points, Array, Array], Array], log_model: Callable[[Array, Array], Array]
+) -> Callable[[Points, Array], Float[Array, "starts parameters lanes"]]:
+    """Starts for a law that is linear once b, its third parameter, is fixed.
 
-    At a narrow width every few points make a minimum of their own, some closer together than the nodes of one grid.
+    The best local minima along a grid of b, and the best of a fine grid about each: at a narrow width every few points
+    make a minimum of their own, some closer together than the nodes of one grid.
+
+    Args:
+        project: (points, b, delta) -> the best parameters for a given b.
+        log_model: of these parameters.
     """
-    grid = jnp.geomspace(*BETA_BOUNDS, _GRID, dtype=points.log_loss.dtype)
 
-    def along(b: Array) -> tuple[Array, Array]:
-        starts = jax.lax.map(lambda b: project(points, b, delta), b)
-        return starts, jax.lax.map(lambda start: objective(points, log_model(start, points.inputs), delta), starts)
+    def starts(points: Points, delta: Float[Array, " lanes"]) -> Float[Array, "starts parameters lanes"]:
+        grid = jnp.geomspace(*BETA_BOUNDS, _GRID, dtype=points.log_loss.dtype)
 
-    starts, values = along(grid)
-    padded = jnp.pad(values, ((1, 1), (0, 0)), constant_values=jnp.inf)
-    coarse = best_of(starts, values, _BASINS, among=(values <= padded[:-2]) & (values <= padded[2:]))
-    near = jnp.linspace(-1.0, 1.0, _FINE, dtype=grid.dtype)[:, None, None] * jnp.log(grid[1] / grid[0])
-    fine, values = along(jnp.clip(coarse[None, :, 2] * jnp.exp(near), *BETA_BOUNDS).reshape(-1, *coarse.shape[2:]))
-    return jnp.concatenate([coarse, best_of(fine, values, _BASINS)])
+        def along(b: Array) -> tuple[Array, Array]:
+            starts = jax.lax.map(lambda b: project(points, b, delta), b)
+            return starts, jax.lax.map(lambda start: objective(points, log_model(start, points.inputs), delta), starts)
+
+        starts, values = along(grid)
+        padded = jnp.pad(values, ((1, 1), (0, 0)), constant_values=jnp.inf)
+        coarse = best_of(starts, values, _BASINS, among=(values <= padded[:-2]) & (values <= padded[2:]))
+        near = jnp.linspace(-1.0, 1.0, _FINE, dtype=grid.dtype)[:, None, None] * jnp.log(grid[1] / grid[0])
+        fine, values = along(jnp.clip(coarse[None, :, 2] * jnp.exp(near), *BETA_BOUNDS).reshape(-1, *coarse.shape[2:]))
+        return jnp.concatenate([coarse, best_of(fine, values, _BASINS)])
+
+    return starts
 
 
 def _level(points: Points, delta: Float[Array, " lanes"]) -> Float[Array, "1 1 lanes"]:
@@ -125,7 +139,11 @@ PURE_POWER_LAW = Piece(
     embed=lambda parameters: jnp.stack([parameters[0], parameters[1], parameters[1]]),
 )
 INTERIOR = Piece(
-    "interior", starts=_on_grid, log_model=log_model, into_bounds=_into_interior, embed=lambda parameters: parameters
+    "interior",
+    starts=along_beta(project, log_model),
+    log_model=log_model,
+    into_bounds=_into_interior,
+    embed=lambda parameters: parameters,
 )
 
 LD = Law("LD", "L(D) = E + B / D^beta", ("tokens",), 3, (FLAT, PURE_POWER_LAW, INTERIOR))
@@ -161,27 +179,38 @@ class Curves(NamedTuple):
 
 
 def fit_loss_curves(
-    tokens: np.ndarray, losses: np.ndarray, *, delta: float | None = None, dtype: str = "float64"
+    tokens: np.ndarray, losses: np.ndarray, *, delta: Width = PUBLISHED_DELTA, dtype: str = "float64"
 ) -> PowerLawFit:
     """Fits every domain's curve in one program, in float64 whatever the global setting.
 
     Args:
         tokens: D > 0, [points] shared by the domains or [points, domains].
         losses: [points, domains], nats per token, > 0; NaN leaves a point out. At least three points per domain.
-        delta: Huber width on log residuals; None fits at the published 1e-3, then again at 1.345 times the residuals'
-            robust spread.
+        delta: see `Width`.
         dtype: of the arithmetic; "float32" finds the objective within a thousandth.
 
     Raises:
         ValueError: shapes that do not agree, values that are not positive, fewer than three points, or a delta that is
             not positive.
     """
-    if delta is not None and not delta > 0:
-        raise ValueError(f"delta must be positive, got {delta}.")
+    width = checked_width(delta)
     curves = curves_of(checked_points(tokens, losses), dtype=dtype)
     with jax.enable_x64(dtype == "float64"):
-        solution = solve(LD, on_device(curves.points), jnp.asarray(delta or 0.0, dtype))
+        solution = solve(LD, on_device(curves.points), jnp.asarray(width, dtype))
         return to_fit(jax.tree.map(np.asarray, solution), curves.middle)
+
+
+def checked_width(delta: Width) -> float:
+    """The width as the solver wants it: 0 for "auto".
+
+    Raises:
+        ValueError: it is neither "auto" nor positive.
+    """
+    if delta == "auto":
+        return 0.0
+    if not (isinstance(delta, int | float) and 0 < delta < np.inf):
+        raise ValueError(f'delta must be positive or "auto", got {delta!r}.')
+    return float(delta)
 
 
 def predict(fit: PowerLawFit, tokens: float | Float[np.ndarray, " domains"]) -> Float[np.ndarray, " domains"]:
@@ -207,18 +236,6 @@ def to_fit(solution: Solution, middle: np.ndarray) -> PowerLawFit:
     share = s / b
     with np.errstate(divide="ignore"):
         log_b = c + np.log(share) + b * middle
-    names = [LD.pieces[index].name for index in solution.piece]
-    at_bound = (b <= BETA_BOUNDS[0] * 1.001) | (b >= BETA_BOUNDS[1] * 0.999)
-    face = [
-        Face.FLAT
-        if name == "flat" or s[lane] <= 0
-        else Face.PURE_POWER_LAW
-        if name == "pure power law" or share[lane] >= 1
-        else Face.BETA_BOUND
-        if at_bound[lane]
-        else Face.INTERIOR
-        for lane, name in enumerate(names)
-    ]
     return PowerLawFit(
         E=np.exp(c) * (1 - share),
         log_B=log_b,
@@ -226,6 +243,17 @@ def to_fit(solution: Solution, middle: np.ndarray) -> PowerLawFit:
         objective=np.asarray(solution.objective, np.float64),
         sigma=np.asarray(solution.sigma, np.float64),
         delta=np.asarray(solution.delta, np.float64),
-        face=np.array(face),
+        face=face_of(LD, solution.piece, s, b),
         status=np.asarray(solution.status),
+    )
+
+
+def face_of(law: Law, piece: np.ndarray, s: np.ndarray, b: np.ndarray) -> Int[np.ndarray, " domains"]:
+    """Where optima lie, from the pieces that they were found on and from (s, b)."""
+    names = np.array([law.pieces[index].name for index in piece])
+    at_bound = (b <= BETA_BOUNDS[0] * 1.001) | (b >= BETA_BOUNDS[1] * 0.999)
+    return np.select(
+        [(names == "flat") | (s <= 0), (names == "pure power law") | (s >= b), at_bound],
+        [Face.FLAT, Face.PURE_POWER_LAW, Face.BETA_BOUND],
+        Face.INTERIOR,
     )

@@ -1,7 +1,5 @@
-"""Target losses with intervals and a verdict: whether each prediction may be used, and what to do if not."""
+"""Target losses with intervals and verdicts: whether each prediction may be used."""
 
-import enum
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,34 +8,32 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import norm
 
-from vtune_jax.errors import UserError
 from vtune_jax.fits import posterior
+from vtune_jax.fits.annealing import AnnealingFit
+from vtune_jax.fits.bootstrap import bootstrap_predictions
+from vtune_jax.fits.curves import FittedCurves, Target, fit_curves
+from vtune_jax.fits.diagnostics import Diagnostics, Verdict, autocorrelation, condition_number, drop_sigmas, judge
+from vtune_jax.fits.diagnostics import OUTLIER_SIGMAS
+from vtune_jax.fits.head import Trimmed, trim_heads
+from vtune_jax.fits.law import Points
 from vtune_jax.fits.points import checked_points, on_device
-from vtune_jax.fits.power_law import Face, PowerLawFit, curves_of, fit_loss_curves
+from vtune_jax.fits.pooling import BETA_PRIOR, shared_prior
+from vtune_jax.fits.power_law import PowerLawFit, Width
 
-Policy = Literal["error", "last_seen"]
-
-BETA_PRIOR = (0.5, 0.6)
-"""Median of beta, and standard deviation of its logarithm."""
-
+Method = Literal["posterior", "bootstrap"]
 MODEL_ERROR_PER_DECADE = 0.02
 """Error of the law itself, in log loss per decade extrapolated: empirical, from public training curves."""
+BAND = 24
+"""Places between the points and the target where `TargetEstimate.band` is evaluated."""
 
 
-class Verdict(enum.StrEnum):
-    """What is to be thought of a domain's target; the first that applies."""
+class Band(NamedTuple):
+    """The prediction all along, for a picture."""
 
-    NOT_DECREASING = "not decreasing"
-    TARGET_NOT_BELOW_INITIAL = "target not below initial"
-    TOO_WIDE = "too wide"
-    EXTRAPOLATES_TOO_FAR = "extrapolates too far"
-    SHORT_RANGE = "short range"
-    FEW_POINTS = "few points"
-    TRUSTWORTHY = "trustworthy"
-
-
-UNUSABLE = frozenset({Verdict.NOT_DECREASING, Verdict.TARGET_NOT_BELOW_INITIAL})
-"""Verdicts under which a target must not enter a velocity."""
+    tokens: Float[np.ndarray, " places"]
+    middle: Float[np.ndarray, "places domains"]
+    lower: Float[np.ndarray, "places domains"]
+    upper: Float[np.ndarray, "places domains"]
 
 
 class TargetEstimate(NamedTuple):
@@ -48,20 +44,45 @@ class TargetEstimate(NamedTuple):
     upper: Float[np.ndarray, " domains"]
     standard_error: Float[np.ndarray, " domains"]
     level: float  # of the interval
-    fit: PowerLawFit
-    last_seen: Float[np.ndarray, " domains"]  # the loss of the longest proxy
-    verdict: tuple[Verdict, ...]
-    advice: tuple[str, ...]  # one sentence each; empty where trustworthy
+    curves: FittedCurves  # what was fitted, heads left out
+    last_seen: Float[np.ndarray, " domains"]  # the loss at the most tokens
+    beta_prior: tuple[float, float]  # that was used: median, deviation of the logarithm
+    diagnostics: Diagnostics
+    verdicts: tuple[tuple[Verdict, ...], ...]  # per domain, worst first
+    advices: tuple[tuple[str, ...], ...]  # one sentence for each verdict; empty where trustworthy
+    band: Band | None = None
+
+    @property
+    def fit(self) -> PowerLawFit | AnnealingFit:
+        """The laws' optimum."""
+        return self.curves.fit
+
+    @property
+    def verdict(self) -> tuple[Verdict, ...]:
+        """The worst of each domain."""
+        return tuple(said[0] for said in self.verdicts)
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """Of the worst."""
+        return tuple(said[0] for said in self.advices)
 
     def as_json(self) -> dict[str, Any]:
         """For `targets.json`; an infinite bound becomes null."""
-        law = {"E": self.fit.E, "log_B": self.fit.log_B, "beta": self.fit.beta}
+        names = ("E", "log_A", "alpha", "C") if self.curves.annealed else ("E", "log_B", "beta")
+        domains = range(len(self.target))
         return {
-            **{name: _finite(getattr(self, name)) for name in ("target", "lower", "upper", "standard_error")},
+            **{name: finite(getattr(self, name)) for name in ("target", "lower", "upper", "standard_error")},
             "level": self.level,
             "verdict": [str(verdict) for verdict in self.verdict],
             "advice": list(self.advice),
-            "law": {name: _finite(values) for name, values in law.items()},
+            "verdicts": [
+                [{"verdict": str(verdict), "advice": advice} for verdict, advice in zip(*both, strict=True)]
+                for both in zip(self.verdicts, self.advices, strict=True)
+            ],
+            "diagnostics": [self.diagnostics.as_json(domain) for domain in domains],
+            "law": {name: finite(getattr(self.fit, name)) for name in names},
+            "beta_prior": list(self.beta_prior),
         }
 
 
@@ -70,161 +91,211 @@ def estimate_targets(
     losses: np.ndarray,
     target_tokens: int | float,
     *,
-    initial_losses: np.ndarray,
+    initial_losses: np.ndarray | None = None,
+    current_losses: np.ndarray | None = None,
+    annealed: np.ndarray | None = None,
+    target_annealed: float = 0.0,
+    runs: np.ndarray | None = None,
     level: float = 0.9,
+    method: Method = "posterior",
+    delta: Width = "auto",
+    drop_head: int | Literal["auto"] = "auto",
     beta_prior: tuple[float, float] = BETA_PRIOR,
+    share_beta: bool = False,
     model_error_per_decade: float = MODEL_ERROR_PER_DECADE,
     min_gap: float = 1e-2,
+    replicates: int = 1000,
+    seed: int = 0,
+    band: bool = False,
 ) -> TargetEstimate:
     """Predicts each domain's loss at the budget from its losses at fewer tokens.
 
-    The points must come from runs annealed as the real one will be: a run still at a high learning rate overstates what
-    an annealed run of as many tokens reaches.
+    The law is `L(D) = E + B / D^beta` or, where annealed areas are given, `L = E + A / S1^alpha - C S2` (`annealing`).
+    For the first one, points must come from runs annealed as the real one will be: a run still at a high learning rate
+    says little of what an annealed run of as many tokens reaches.
 
     Args:
-        tokens: training tokens behind each point, [points] or [points, domains]; all domains' tokens or the
-            domain's own give the same prediction as long as the mixture was constant.
-        losses: [points, domains], nats per token.
-        target_tokens: the budget.
-        initial_losses: [domains], of the base model.
+        tokens: training tokens behind each point, [points] or [points, domains]; all domains' tokens or the domain's
+            own give the same prediction as long as the mixture was constant. With annealed areas: S1.
+        losses: [points, domains], nats per token; NaN leaves a point out.
+        target_tokens: the budget, or S1 at its end.
+        initial_losses: [domains], of the base model; None: unknown.
+        current_losses: [domains], of the model as it is; None: unknown.
+        annealed: S2 at each point, as tokens.
+        target_annealed: S2 at the end of the budget.
+        runs: which run each point comes from, as tokens; None: all from one, in which neighbouring residuals may
+            correlate.
         level: of the interval.
+        method: "posterior", whose median is the target; or "bootstrap", percentiles over case resamples with the
+            optimum as target, for comparison with published work.
+        delta: Huber width of the fit, whose weights also downweight outliers in the posterior.
+        drop_head: points left out at the beginning of every curve; "auto": warm-up heads, where they are found.
         beta_prior: median and log standard deviation.
-        model_error_per_decade: added in quadrature to the interval.
+        share_beta: takes the prior from all domains together instead, see `shared_prior`.
+        model_error_per_decade: of the law, in log loss per decade extrapolated; added in quadrature.
         min_gap: nats that a usable target must lie below the initial loss.
+        replicates: of the bootstrap.
+        seed: of the bootstrap.
+        band: evaluates the prediction between the points and the target too.
 
     Returns:
-        targets, intervals and verdicts. With three points the interval is infinite.
+        targets, intervals, diagnostics and verdicts. With three points (four with annealing) the interval is infinite.
 
     Raises:
-        ValueError: as `fit_loss_curves`, or a level outside (0, 1).
+        ValueError: as `fit_loss_curves`, a level outside (0, 1), or a target that is not positive.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}.")
-    measured = checked_points(tokens, losses)
-    tokens, losses = measured.tokens, measured.losses
-    initial = np.asarray(initial_losses, np.float64)
-    fit = fit_loss_curves(tokens, losses)
-    points, middle = curves_of(measured)
-    domains = len(middle)
-    t_target = np.full(points.weight.shape[1], np.log(target_tokens) - middle[0])
-    t_target[:domains] = np.log(target_tokens) - middle
-    levels = ((1 - level) / 2, 0.5, (1 + level) / 2)
-    with jax.enable_x64(True):
-        logs = np.asarray(
-            posterior.quantiles(
-                on_device(points),
-                jnp.asarray(t_target),
-                jnp.asarray(beta_prior, jnp.float64),
-                levels,
-            )
-        )[:domains]
-    seen = ~np.isnan(losses)
-    farthest = np.where(seen, tokens, 0.0).max(axis=0)
-    nearest = np.where(seen, tokens, np.inf).min(axis=0)
-    ahead = np.maximum(np.log10(target_tokens / farthest), 0.0)
-    z = float(norm.ppf(levels[2]))
-    model_error = z * model_error_per_decade * ahead
-    below, above = (
-        np.hypot(logs[:, 1] - logs[:, 0], model_error),
-        np.hypot(logs[:, 2] - logs[:, 1], model_error),
+    if not (np.isfinite(target_tokens) and target_tokens > 0):
+        raise ValueError(f"target_tokens must be positive and finite, got {target_tokens}.")
+    losses = np.asarray(losses, np.float64)
+    others = {} if annealed is None else {"annealed_area": annealed}
+    measured = checked_points(tokens, losses, least=3 + len(others), **others)
+    trimmed = trim_heads(measured, drop_head)
+    curves = fit_curves(trimmed.measured, delta)
+    unknown = np.full(losses.shape[1], np.nan)
+    initial, current = (
+        unknown if given is None else np.asarray(given, np.float64) for given in (initial_losses, current_losses)
     )
-    count = seen.sum(axis=0)
-    # Three points fix three unknowns: nothing is left to say how wrong they are.
-    below, above = (np.where(count > 3, width, np.inf) for width in (below, above))
-    target = np.exp(logs[:, 1])
-    lower, upper = np.exp(logs[:, 1] - below), np.exp(logs[:, 1] + above)
-    last = np.take_along_axis(losses, np.where(seen, tokens, 0.0).argmax(axis=0)[None], axis=0)[0]
-    verdicts = [
-        _judge(domain, fit, target, lower, upper, initial, count, ahead, np.log10(farthest / nearest), min_gap)
+    target = Target(float(target_tokens), float(target_annealed))
+    ahead, span = _decades(curves, target)
+    rho = autocorrelation(curves, _sorted_runs(runs, losses.shape, measured.order))
+    points = effective_points(curves, rho)
+    prior = shared_prior(points, len(ahead), beta_prior) if share_beta else beta_prior
+    places = [target, *(_band_places(curves, target) if band else [])]
+    levels = ((1 - level) / 2, 0.5, (1 + level) / 2)
+    if method == "bootstrap":
+        drawn = np.stack([np.log(bootstrap_predictions(curves, at, replicates=replicates, seed=seed)) for at in places])
+        logs = np.stack([np.quantile(drawn, share, axis=1) for share in levels])
+        # As published: the optimum, not the replicates' median.
+        logs[1] = np.log([curves.predict(at) for at in places])
+        logs[0], logs[2] = np.minimum(logs[0], logs[1]), np.maximum(logs[2], logs[1])
+    else:
+        logs = _posterior_quantiles(curves, points, places, prior, levels)
+    z = float(norm.ppf(levels[2]))
+    count = curves.seen.sum(axis=0)
+    beyond = np.stack([_decades(curves, at)[0] for at in places])
+    model_error = z * model_error_per_decade * np.maximum(beyond, 0.0)
+    # As many points as unknowns: nothing is left to say how wrong they are.
+    exact = count <= curves.law_parameters
+    below, above = (np.where(exact, np.inf, np.hypot(width, model_error)) for width in np.diff(logs, axis=0))
+    values, lower, upper = np.exp(logs[1]), np.exp(logs[1] - below), np.exp(logs[1] + above)
+    half = 0.5 * (upper[0] - lower[0])
+    gap = initial - values[0]
+    sizes = np.abs(curves.residuals) / np.maximum(curves.fit.sigma, 1e-9)
+    diagnostics = Diagnostics(
+        points=count,
+        head_points=trimmed.dropped,
+        range_decades=span,
+        extrapolation_decades=ahead,
+        drop_sigmas=drop_sigmas(curves),
+        face=curves.face,
+        condition=condition_number(curves),
+        sigma=curves.fit.sigma,
+        largest_residual=sizes.max(axis=0),
+        outlier_share=(sizes > OUTLIER_SIGMAS).sum(axis=0) / count,
+        autocorrelation=rho,
+        effective_points=count * independent_share(rho, count),
+        gap=gap,
+        gap_to_current=current - values[0],
+        half_width_share=np.where(np.isnan(gap), np.nan, half / np.maximum(gap, min_gap)),
+    )
+    said = _judged(diagnostics, trimmed, values[0], initial, current, min_gap)
+    return TargetEstimate(
+        target=values[0],
+        lower=lower[0],
+        upper=upper[0],
+        standard_error=half / z,
+        level=level,
+        curves=curves,
+        last_seen=_last_seen(curves),
+        beta_prior=prior,
+        diagnostics=diagnostics,
+        verdicts=tuple(tuple(verdict for verdict, _ in of) for of in said),
+        advices=tuple(tuple(advice for _, advice in of) for of in said),
+        band=Band(np.array([at.tokens for at in places[1:]]), values[1:], lower[1:], upper[1:]) if band else None,
+    )
+
+
+def effective_points(curves: FittedCurves, rho: Float[np.ndarray, " domains"]) -> Points:
+    """The points with how many independent ones each is worth: Huber weights, times the share left by autocorrelation."""
+    domains, places = len(rho), slice(0, len(curves.residuals))
+    robust = np.minimum(1.0, curves.fit.delta / np.maximum(np.abs(curves.residuals), 1e-300))
+    weight = curves.points.weight.copy()
+    weight[places, :domains] *= robust * independent_share(rho, curves.seen.sum(axis=0))
+    weight[:, domains:] = weight[:, :1]
+    return curves.points._replace(weight=weight)
+
+
+def independent_share(rho: Float[np.ndarray, " domains"], count: np.ndarray) -> Float[np.ndarray, " domains"]:
+    """`(1 - rho) / (1 + rho)` where the lag-1 correlation of the residuals exceeds `2 / sqrt(points)`, else 1.
+
+    What a fit leaves over correlates less than the noise did, by about `(1 + 3 rho) / points` per the bias of the
+    estimate; that is added back.
+    """
+    known = np.nan_to_num(rho)
+    corrected = np.clip(known + (1 + 3 * known) / count, 0.0, 0.95)
+    return np.where(known > 2 / np.sqrt(count), (1 - corrected) / (1 + corrected), 1.0)
+
+
+def _posterior_quantiles(
+    curves: FittedCurves, points: Points, places: list[Target], prior: tuple[float, float], levels: tuple[float, ...]
+) -> Float[np.ndarray, "levels places domains"]:
+    lanes, domains = points.weight.shape[1], len(curves.middle)
+    with jax.enable_x64(True):
+        of_lanes = jnp.repeat(jnp.asarray(prior, jnp.float64)[:, None], lanes, axis=1)
+        found = posterior.quantiles(on_device(points), curves.budgets(places), of_lanes, levels)
+        return np.asarray(found)[..., :domains]
+
+
+def _judged(
+    diagnostics: Diagnostics,
+    trimmed: Trimmed,
+    target: np.ndarray,
+    initial: np.ndarray,
+    current: np.ndarray,
+    min_gap: float,
+) -> list[list[tuple[Verdict, str]]]:
+    return [
+        judge(
+            diagnostics,
+            domain,
+            trimmed=trimmed,
+            target=float(target[domain]),
+            initial=float(initial[domain]),
+            current=float(current[domain]),
+            min_gap=min_gap,
+        )
         for domain in range(len(target))
     ]
-    return TargetEstimate(
-        target=target,
-        lower=lower,
-        upper=upper,
-        standard_error=(upper - lower) / (2 * z),
-        level=level,
-        fit=fit,
-        last_seen=last,
-        verdict=tuple(verdict for verdict, _ in verdicts),
-        advice=tuple(advice for _, advice in verdicts),
-    )
 
 
-def _judge(
-    domain: int,
-    fit: PowerLawFit,
-    target: np.ndarray,
-    lower: np.ndarray,
-    upper: np.ndarray,
-    initial: np.ndarray,
-    count: np.ndarray,
-    ahead: np.ndarray,
-    range_decades: np.ndarray,
-    min_gap: float,
-) -> tuple[Verdict, str]:
-    """The first verdict that applies, with its number and what to do."""
-    gap = initial[domain] - target[domain]
-    if fit.face[domain] == Face.FLAT:
-        return (
-            Verdict.NOT_DECREASING,
-            "its loss does not fall with tokens; lengthen the proxies or leave the domain out",
-        )
-    if not gap >= min_gap:
-        return (
-            Verdict.TARGET_NOT_BELOW_INITIAL,
-            f"its target {target[domain]:.3f} is not {min_gap:g} nats below the initial loss {initial[domain]:.3f}; "
-            "there is little to learn from it at this budget",
-        )
-    share = 0.5 * (upper[domain] - lower[domain]) / gap
-    if share > 0.25:
-        return (
-            Verdict.TOO_WIDE,
-            f"the interval's half-width is {share:.0%} of the way from initial to target; add longer proxies",
-        )
-    if ahead[domain] > 1:
-        return (
-            Verdict.EXTRAPOLATES_TOO_FAR,
-            f"the budget lies {ahead[domain]:.1f} decades beyond the longest proxy",
-        )
-    if range_decades[domain] < 0.7:
-        return Verdict.SHORT_RANGE, f"the proxies span only {range_decades[domain]:.2f} decades of tokens"
-    if count[domain] < 6:
-        return (
-            Verdict.FEW_POINTS,
-            f"{count[domain]} points for three unknowns; the interval says how much that matters",
-        )
-    return Verdict.TRUSTWORTHY, ""
+def _decades(curves: FittedCurves, target: Target) -> tuple[np.ndarray, np.ndarray]:
+    """From the last point to the target, and from the first point to the last."""
+    logs = np.where(curves.seen, np.log10(curves.measured.tokens), np.nan)
+    last = np.nanmax(logs, axis=0)
+    return np.log10(target.tokens) - last, last - np.nanmin(logs, axis=0)
 
 
-def apply_policy(
-    estimate: TargetEstimate, initial_losses: np.ndarray, *, policy: Policy, names: Sequence[str]
-) -> tuple[Float[np.ndarray, " domains"], list[str]]:
-    """Targets to be used, and one line aloud for each that was replaced.
-
-    Args:
-        estimate: with verdicts.
-        initial_losses: of the base model.
-        policy: `error` refuses; `last_seen` takes the longest proxy's loss, which overstates what can be reached.
-        names: of the domains.
-
-    Raises:
-        UserError: under `error`, naming every domain without a usable target.
-    """
-    target, notes = estimate.target.copy(), []
-    unusable = [domain for domain, verdict in enumerate(estimate.verdict) if verdict in UNUSABLE]
-    if unusable and policy == "error":
-        said = "; ".join(f"'{names[domain]}': {estimate.advice[domain]}" for domain in unusable)
-        raise UserError(f"no usable target loss for {said}", 'mend that, or set targets.when_unusable = "last_seen"')
-    for domain in unusable:
-        target[domain] = estimate.last_seen[domain]
-        why = estimate.advice[domain]
-        note = f"domain '{names[domain]}': {why}. Its longest proxy's loss {target[domain]:.3f} is used"
-        if not target[domain] < initial_losses[domain]:
-            note += f", which is not below the initial {initial_losses[domain]:.3f}: its remaining fraction counts as 0"
-        notes.append(note)
-    return target, notes
+def _band_places(curves: FittedCurves, target: Target) -> list[Target]:
+    """From the first point on; annealing is spread in proportion, which is only right at the target itself."""
+    first = curves.measured.tokens[curves.seen].min()
+    last = max(target.tokens, curves.measured.tokens[curves.seen].max())
+    return [Target(float(at), target.annealed * float(at) / last) for at in np.geomspace(first, last, BAND)]
 
 
-def _finite(values: np.ndarray) -> list[float | None]:
+def _last_seen(curves: FittedCurves) -> np.ndarray:
+    tokens = np.where(curves.seen, curves.measured.tokens, 0.0)
+    return np.take_along_axis(curves.measured.losses, tokens.argmax(axis=0)[None], axis=0)[0]
+
+
+def _sorted_runs(runs: np.ndarray | None, shape: tuple[int, ...], order: np.ndarray) -> np.ndarray | None:
+    if runs is None:
+        return None
+    runs = np.asarray(runs)
+    return np.take_along_axis(np.broadcast_to(runs[:, None] if runs.ndim == 1 else runs, shape), order, axis=0)
+
+
+def finite(values: np.ndarray) -> list[float | None]:
+    """As JSON has it."""
     return [float(value) if np.isfinite(value) else None for value in values]

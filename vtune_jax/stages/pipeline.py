@@ -30,7 +30,7 @@ from vtune_jax.stages.before import Given, given, reference_params
 from vtune_jax.stages.cache import RunFolder, Stage, read_json, write_json, write_text
 from vtune_jax.stages.outcome import collect, evaluate_arms
 from vtune_jax.stages.short_runs import blank_targets
-from vtune_jax.stages.targets import predict_targets
+from vtune_jax.stages.targets import assert_possible, predict_targets
 from vtune_jax.stages.training import Lab, Streams, heldout_rows
 
 _DATA = tuple(
@@ -142,8 +142,10 @@ class Pipeline:
     @cached_property
     def pretrain(self) -> Stage:
         """The base model: trained on the base domain, or taken from an earlier run."""
-        # Rows are counted first, so that a corpus too small is refused before anything is trained.
+        # Rows are counted first, so that a corpus too small is refused before anything is trained; so are proxies that
+        # the budget does not allow, and a table that cannot be read.
         _ = self.streams, self.base_streams, self.prior
+        assert_possible(self.config, self.prepared.names)
         if self.config.pretrain.from_run:
             return self._base_of(Path(self.config.pretrain.from_run))
         self.progress.stage("pretrain", f"base model on '{self.prepared.base_name}'")
@@ -164,6 +166,8 @@ class Pipeline:
             "base": base.digest,
             **self._key(("prepare",), "seed", "model", *_DATA, "mixture", "targets", "train", "loop"),
         }
+        if table := self.config.targets.table:
+            key["table"] = self.run_folder.hashed(Path(table))
         return self.run_folder.stage("targets", key, lambda folder: predict_targets(self, folder))
 
     def train(self, arm: MethodConfig) -> Stage:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vtune_jax.stages.targets import proxy_lengths
+from vtune_jax.stages.proxies import design
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,7 +69,9 @@ def make_plan(pipeline: Pipeline) -> Plan:
             strict=True,
         )
     )
-    proxies = () if config.targets.losses else proxy_lengths(config.targets.proxy_lengths, config.train.steps)
+    rounds = design(config) if config.trains_proxies else []
+    proxies = [run.steps for plan in rounds for run in plan.runs]
+    looks = sum(len(run.evaluate_after) for plan in rounds for run in plan.runs)
     before = runs_before(config)
     steps = {
         "pretrain": 0 if config.pretrain.from_run else config.pretrain.steps,
@@ -79,8 +81,8 @@ def make_plan(pipeline: Pipeline) -> Plan:
     }
     interval = config.mixture.interval
     short = [run for runs in before.values() for run in runs]
-    parts = (steps["pretrain"], *proxies, *short, *(config.train.steps for _ in config.arms))
-    evaluations = sum(part // interval for part in parts) + len(proxies) + 2 * (1 + len(config.arms))
+    parts = (steps["pretrain"], *short, *(config.train.steps for _ in config.arms))
+    evaluations = sum(part // interval for part in parts) + looks + 2 * (1 + len(config.arms))
     vocabulary = pipeline.prepared.vocab_size
     per_token = config.model.flops_per_token(vocabulary, data.sequence)
     evaluated = evaluations * len(domains) * data.heldout_rows * data.sequence

@@ -1,22 +1,29 @@
-"""Target losses: what each domain would reach at the full budget, predicted from short proxy runs."""
+"""Target losses: what each domain would reach at the full budget, predicted from proxies or from a table of losses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vtune_jax.core.types import Targets
 from vtune_jax.errors import UserError
-from vtune_jax.fits.targets import apply_policy, estimate_targets
+from vtune_jax.fits.annealing import Areas, areas, decay_for
+from vtune_jax.fits.curves import Target
+from vtune_jax.fits.policy import apply_policy
+from vtune_jax.fits.table import read_curves
+from vtune_jax.fits.targets import TargetEstimate, estimate_targets
 from vtune_jax.stages.cache import write_json
-from vtune_jax.stages.short_runs import static_run
-from vtune_jax.stages.training import Streams
+from vtune_jax.stages.proxies import Measurement, design, joined, measure_round, subsample_for
 from vtune_jax.train.evaluate import mean_loss
+from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import make_targets
 
 if TYPE_CHECKING:
+    from vtune_jax.config import ExperimentConfig
     from vtune_jax.stages.pipeline import Pipeline
 
 
@@ -27,54 +34,145 @@ def predict_targets(pipeline: Pipeline, folder: Path) -> None:
     initial = mean_loss(pipeline.lab.heldout_sums(pipeline.base_params, pipeline.streams.heldout))
     budget = config.train.steps * config.data.batch_tokens
     facts = {"initial": initial.tolist(), "target_tokens": budget, "level": options.level}
-    facts |= own_targets(options.losses, initial) if options.losses else _fitted(pipeline, folder, initial, budget)
+    if options.losses:
+        facts |= own_targets(options.losses)
+    elif options.table:
+        facts |= _from_table(pipeline, Path(options.table), initial, budget)
+    else:
+        facts |= _from_proxies(pipeline, folder, initial, budget)
     for note in facts["notes"]:
         pipeline.progress.note(note)
     write_json(folder / "targets.json", facts)
 
 
-def _fitted(pipeline: Pipeline, folder: Path, initial: np.ndarray, budget: int) -> dict[str, Any]:
+def assert_possible(config: ExperimentConfig, names: tuple[str, ...]) -> None:
+    """Refuses a budget that allows no proxies, and a table that cannot be read or fitted.
+
+    Raises:
+        UserError: as `design` and `read_curves`.
+    """
+    if config.trains_proxies:
+        design(config)
+    elif config.targets.table:
+        table = read_curves(Path(config.targets.table), names=names)
+        fewest = (~np.isnan(table.losses)).sum(axis=0)
+        if fewest.min() < 3:
+            raise UserError(
+                f"{config.targets.table} has {fewest.min()} points of domain '{names[int(fewest.argmin())]}'",
+                "give at least three",
+            )
+
+
+def _from_proxies(pipeline: Pipeline, folder: Path, initial: np.ndarray, budget: int) -> dict[str, Any]:
     config = pipeline.config
-    options = config.targets
-    lengths = proxy_lengths(options.proxy_lengths, config.train.steps)
-    # Every proxy reads the same sub-sample at the prior, and anneals over its own length: the end of a run that is
-    # still at a high learning rate overstates what an annealed run of that many tokens reaches.
-    stores = tuple(store.first(options.subsample) for store in pipeline.streams.stores)
-    # Proxies are short: how often a domain may be read in the real run is not theirs to keep.
-    streams = Streams(stores=stores, heldout=pipeline.streams.heldout)
-    losses = np.stack(
-        [static_run(pipeline, folder / f"proxy-{steps}", streams, steps, pipeline.prior) for steps in lengths]
+    rounds = design(config)
+    longest = max(run.steps for plan in rounds for run in plan.runs)
+    rows = np.array([len(store) for store in pipeline.streams.stores])
+    subsample = subsample_for(config, rows, pipeline.prior, longest)
+    parts: list[Measurement] = []
+    spent = 0.0
+    for index, plan in enumerate(rounds):
+        parts.append(measure_round(pipeline, folder, index, plan, subsample))
+        spent += plan.cost_steps
+        measured = joined(parts)
+        estimate, target = fitted(config, measured, initial)
+        widest = float(np.nanmax(estimate.diagnostics.half_width_share))
+        if widest <= config.targets.half_width:
+            break
+    share = spent / config.train.steps
+    pipeline.progress.note(
+        f"proxies cost {spent:,.0f} optimiser steps with their evaluations, {share:.1%} of the real run; they read "
+        f"{subsample:.0%} of the rows; the widest target is uncertain by {widest:.0%} of its gap"
     )
-    tokens = np.array(lengths) * config.data.batch_tokens
-    estimate = estimate_targets(
-        tokens, losses, budget, initial_losses=initial, level=options.level, min_gap=options.min_gap
-    )
-    target, notes = apply_policy(estimate, initial, policy=options.when_unusable, names=pipeline.prepared.names)
+    tokens = measured.steps * config.data.batch_tokens
+    trained = sum(run.steps for plan in rounds[: len(parts)] for run in plan.runs) * config.data.batch_tokens
+    points = {"tokens": tokens.tolist(), "loss": measured.losses.tolist(), "run": measured.run.tolist()}
     return {
-        **estimate.as_json(),
-        "target": target.tolist(),
-        "points": {"tokens": tokens.tolist(), "loss": losses.tolist()},
-        "proxy_tokens": int(tokens.sum()),
-        "notes": notes,
+        **_settled(pipeline, estimate, target, initial),
+        "points": points,
+        "proxy_tokens": trained,
+        "proxy_cost": share,
+        "subsample": subsample,
     }
 
 
-def proxy_lengths(shares: tuple[float, ...], steps: int) -> list[int]:
-    """Optimiser steps of each proxy.
+def fitted(config: ExperimentConfig, measured: Measurement, initial: np.ndarray) -> tuple[TargetEstimate, Target]:
+    """The estimate under the design's law, and where it was read off."""
+    options, optimizer, steps = config.targets, config.train.optimizer, config.train.steps
+    common = _common(config, initial)
+    if options.proxies == "several":
+        target = Target(float(steps * config.data.batch_tokens))
+        tokens = measured.steps * float(config.data.batch_tokens)
+        return estimate_targets(tokens, measured.losses, target.tokens, runs=measured.run, **common), target
+    decay = options.decay or decay_for(steps)
+    of_length = {length: schedule_areas(optimizer, length, decay) for length in {steps, *measured.run_steps.tolist()}}
+    at = [
+        (of_length[length].forward[step - 1], of_length[length].annealed[step - 1])
+        for length, step in zip(measured.run_steps.tolist(), measured.steps.tolist(), strict=True)
+    ]
+    forward, annealed = np.array(at).T
+    target = Target(of_length[steps].forward[-1], of_length[steps].annealed[-1])
+    estimate = estimate_targets(
+        forward,
+        measured.losses,
+        target.tokens,
+        annealed=annealed,
+        target_annealed=target.annealed,
+        runs=measured.run,
+        **common,
+    )
+    return estimate, target
 
-    Raises:
-        UserError: fewer than three different lengths; the law has three unknowns.
-    """
-    lengths = sorted({max(1, round(share * steps)) for share in shares})
-    if len(lengths) < 3:
-        raise UserError(
-            f"targets.proxy_lengths {list(shares)} give only {len(lengths)} different lengths at train.steps {steps}",
-            "choose shares further apart, or more steps",
-        )
-    return lengths
+
+def schedule_areas(optimizer: OptimizerConfig, steps: int, decay: float) -> Areas:
+    """S1 and S2 after each step of a run of this length, in multiples of the peak learning rate."""
+    rates = jax.vmap(lambda step: optimizer.learning_rate(step, jnp.int32(steps)))(jnp.arange(steps))
+    return areas(np.asarray(rates, np.float64) / optimizer.peak_learning_rate, decay=decay)
 
 
-def own_targets(losses: tuple[float, ...], initial: np.ndarray) -> dict[str, Any]:
+def _from_table(pipeline: Pipeline, path: Path, initial: np.ndarray, budget: int) -> dict[str, Any]:
+    """From losses measured elsewhere: `tokens, loss, domain`."""
+    config = pipeline.config
+    table = read_curves(path, names=pipeline.prepared.names)
+    estimate = estimate_targets(table.tokens, table.losses, budget, **_common(config, initial))
+    settled = _settled(pipeline, estimate, Target(float(budget)), initial)
+    # One column per domain of its own: a report shows the points that all domains have.
+    shared = bool((table.tokens == table.tokens[:, :1]).all())
+    points = {"tokens": table.tokens[:, 0].tolist(), "loss": table.losses.tolist()} if shared else {}
+    return {
+        **settled,
+        "notes": [*table.notes, *settled["notes"]],
+        "points": points or {"tokens": [], "loss": []},
+        "proxy_tokens": 0,
+    }
+
+
+def _common(config: ExperimentConfig, initial: np.ndarray) -> dict[str, Any]:
+    options = config.targets
+    return {
+        "initial_losses": initial,
+        "level": options.level,
+        "min_gap": options.min_gap,
+        "share_beta": options.share_beta,
+        "model_error_per_decade": options.model_error_per_decade,
+    }
+
+
+def _settled(pipeline: Pipeline, estimate: TargetEstimate, target: Target, initial: np.ndarray) -> dict[str, Any]:
+    options = pipeline.config.targets
+    losses, notes = apply_policy(
+        estimate,
+        target,
+        initial,
+        policy=options.when_unusable,
+        names=pipeline.prepared.names,
+        given=options.fallback,
+        strict=options.strict,
+    )
+    return {**estimate.as_json(), "target": losses.tolist(), "predicted": estimate.target.tolist(), "notes": notes}
+
+
+def own_targets(losses: tuple[float, ...]) -> dict[str, Any]:
     """The user's own target losses, in the form of a fit's."""
     given = list(losses)
     return {

@@ -67,7 +67,7 @@ class Lab:
             allow_data_change: takes over a checkpoint of other data.
         """
         self.config = config
-        self._facts, self._allow_data_change = facts or {}, allow_data_change
+        self.facts, self._allow_data_change = facts or {}, allow_data_change
         self.model: Model = build(config.model, vocabulary)
         self.evaluate = make_evaluate(self.model, config.data.evaluate_rows_at_once)
         self._jitted_evaluate = jax.jit(self.evaluate)
@@ -141,7 +141,7 @@ class Lab:
             lag=mixture.lag,
             batch_tokens=data.batch_tokens,
             rows=streams.rows.astype(np.int64),
-            facts=canonical({"data": fingerprint(spec), "steps": steps, **self._facts}),
+            facts=canonical({"data": fingerprint(spec), "steps": steps, **self.facts}),
             allow_data_change=self._allow_data_change,
             loop=self.config.loop,
         )

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,31 @@ class OptimizerConfig:
         decayed = jnp.clip((done - warmup) / jnp.maximum(total - warmup, 1.0), 0.0, 1.0)
         cosine = self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + jnp.cos(jnp.pi * decayed))
         return self.peak_learning_rate * jnp.minimum(done / warmup, cosine)
+
+
+def descend(
+    optimizer: OptimizerConfig,
+    transform: optax.GradientTransformation,
+    gradient: PyTree,
+    params: PyTree,
+    memory: optax.OptState,
+    step: Int[Array, ""],
+    horizon: Int[Array, ""],
+) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
+    """One optimiser step: parameters, the optimiser's memory, and the learning rate used.
+
+    Args:
+        optimizer: its schedule.
+        transform: what `optimizer.build()` gave.
+        gradient: of the loss.
+        params: before the step.
+        memory: of the transform.
+        step: index of this step.
+        horizon: optimiser steps of the whole run.
+    """
+    rate = optimizer.learning_rate(step, horizon)
+    direction, memory = transform.update(gradient, memory, params)
+    return optax.apply_updates(params, optax.tree.scale(rate, direction)), memory, rate
 
 
 def _matrices(params: optax.Params) -> optax.Params:

@@ -19,7 +19,7 @@ from vtune_jax.rules.table import NEEDS
 from vtune_jax.train.batch import Batch, batch_nats
 from vtune_jax.train.evaluate import Evaluate
 from vtune_jax.train.gradients import align, batch_gradients, heldout_gradients, latest
-from vtune_jax.train.optimizer import OptimizerConfig
+from vtune_jax.train.optimizer import OptimizerConfig, descend
 from vtune_jax.train.state import RunConstants, TrainState, no_losses
 
 StepMetrics = dict[str, Array]
@@ -78,9 +78,9 @@ def make_train_step(
             model, state.params, batch, held.weights.shape[0], reference, importance
         )
         sums, loss = evidence.train, evidence.train.nats.sum() / evidence.train.tokens.sum()
-        rate = optimizer.learning_rate(state.step, constants.horizon)
-        direction, optimizer_state = transform.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, optax.tree.scale(rate, direction))
+        params, optimizer_state, rate = descend(
+            optimizer, transform, gradient, state.params, state.optimizer, state.step, constants.horizon
+        )
 
         mixture = held._replace(
             cursor=jax.tree.map(jnp.asarray, batch["cursor"]),

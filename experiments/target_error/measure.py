@@ -1,0 +1,123 @@
+"""How far off are target losses that proxies predict, and does the interval hold what the real run reaches?
+
+    python -m experiments.target_error.measure --data FOLDER     # appends to curves.jsonl, 5 minutes a seed and setting
+    python -m experiments.target_error.predict --write           # predictions from curves.jsonl: table and picture
+
+Trains, for every seed and setting: the base model; the static run at the prior, whose end is the truth; proxies that
+anneal over their own length; and one proxy that does not anneal. Held-out losses along all of them are recorded, so that
+laws can be compared afterwards on the same runs. Seed 0 served to choose the law's options and is not recorded.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from experiments.tables import ROOT
+from vtune_jax import config as experiment
+from vtune_jax.memory import keep_freed_memory
+from vtune_jax.progress import Progress
+from vtune_jax.rules import Static
+from vtune_jax.stages.outcome import commit
+from vtune_jax.stages.pipeline import Pipeline
+from vtune_jax.stages.short_runs import blank_targets
+from vtune_jax.train.evaluate import mean_loss
+from vtune_jax.train.metrics import JsonLines
+from vtune_jax.train.optimizer import OptimizerConfig
+
+CONFIG = ROOT / "configs" / "target_error.toml"
+CURVES = Path(__file__).with_name("curves.jsonl")
+SETTINGS = {
+    "reasoning": ("gsm8k", "latex_math", "formal_math", "math_synth", "python_code", "go_code"),
+    "syscmd": ("tldr", "nl2bash", "man_pages", "shell_scripts", "sysadmin_docs", "cheatsheets_qa"),
+}
+PROXY_SHARES = (0.4, 0.2, 0.1, 0.05, 0.025, 0.0125)  # of the real run's steps, each annealed over its own length
+CONSTANT_SHARE = 0.4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "target-error", help="where run folders go")
+    options = parser.parse_args()
+    keep_freed_memory()
+    for seed in options.seeds:
+        for setting in options.settings:
+            record = measure(options.data, setting, seed, options.runs / f"{setting}-{seed}")
+            with CURVES.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            print(f"{setting}, seed {seed}: {np.round(record['runs']['real']['loss'][-1], 3).tolist()}", flush=True)
+
+
+def measure(data: Path, setting: str, seed: int, folder: Path) -> dict:
+    """All runs of one seed on one setting; finished ones in the folder are used again."""
+    config = configured(data, setting, seed)
+    pipeline = Pipeline(config, folder, Progress(silent=True))
+    initial = mean_loss(pipeline.lab.heldout_sums(pipeline.base_params, pipeline.streams.heldout))
+    steps, optimizer = config.train.steps, config.train.optimizer
+    constant = dataclasses.replace(optimizer, final_fraction=1.0)
+    runs = {"real": run(pipeline, folder / "real", steps, optimizer)}
+    for share in PROXY_SHARES:
+        length = round(share * steps)
+        runs[f"annealed {length}"] = run(pipeline, folder / f"annealed-{length}", length, optimizer)
+    length = round(CONSTANT_SHARE * steps)
+    runs["constant"] = run(pipeline, folder / "constant", length, constant)
+    return {
+        "setting": setting,
+        "seed": seed,
+        "domains": pipeline.prepared.names,
+        "steps": steps,
+        "batch_tokens": config.data.batch_tokens,
+        "initial": rounded(initial),
+        "runs": runs,
+        "commit": commit(),
+    }
+
+
+def configured(data: Path, setting: str, seed: int) -> experiment.ExperimentConfig:
+    """The experiment's config with the setting's corpora, by path."""
+    config = experiment.load(CONFIG, (f"seed={seed}",))
+    corpus = config.corpus
+    base = dataclasses.replace(corpus.base, source=str(data / corpus.base.source))
+    domains = tuple(
+        dataclasses.replace(corpus.domains[0], name=name, source=str(data / setting / name / "train.jsonl.gz"))
+        for name in SETTINGS[setting]
+    )
+    return dataclasses.replace(config, corpus=dataclasses.replace(corpus, base=base, domains=domains))
+
+
+def run(pipeline: Pipeline, folder: Path, steps: int, optimizer: OptimizerConfig) -> dict:
+    """Held-out losses along a static run, and its learning rates."""
+    state = pipeline.lab.train(
+        folder,
+        pipeline.unlimited_streams,
+        pipeline.base_params,
+        blank_targets(pipeline.prior),
+        method_config=Static(),
+        optimizer=optimizer,
+        steps=steps,
+        seed=pipeline.config.seed,
+        tick=lambda steps, fields: None,
+        warn=print,
+    )
+    end = mean_loss(pipeline.lab.heldout_sums(state.params, pipeline.streams.heldout))
+    rows = list(JsonLines(folder / "updates.jsonl").rows())
+    losses = {row["step"]: row["heldout_loss"] for row in rows} | {steps: end.tolist()}
+    rates = [row["learning_rate"] for row in JsonLines(folder / "steps.jsonl").rows()]
+    return {
+        "steps": list(losses),
+        "loss": [rounded(loss) for loss in losses.values()],
+        "rates": [float(f"{rate:.6g}") for rate in rates],
+    }
+
+
+def rounded(losses) -> list[float]:
+    return [round(float(loss), 5) for loss in losses]
+
+
+if __name__ == "__main__":
+    main()

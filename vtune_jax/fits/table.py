@@ -1,0 +1,131 @@
+"""Measured losses from a CSV file: one row per point, with a header."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from vtune_jax.errors import UserError
+
+ONLY = "all"
+"""Name of the one domain of a table without a column `domain`."""
+
+
+class Curves(NamedTuple):
+    """Columns as [points, domains]; a domain with fewer points has NaN losses at the end of its column."""
+
+    names: tuple[str, ...]
+    tokens: Float[np.ndarray, "points domains"]  # or what stands in the first of the columns asked for
+    losses: Float[np.ndarray, "points domains"]
+    others: dict[str, Float[np.ndarray, "points domains"]]
+    notes: tuple[str, ...]  # lines that were left out, by number
+
+
+def read_curves(
+    path: Path, *, columns: Sequence[str] = ("tokens",), names: Sequence[str] | None = None, drop_worst: int = 0
+) -> Curves:
+    """Reads a table; order and repeated rows of its lines do not matter to a fit.
+
+    Args:
+        path: CSV; column names in any case, other columns are ignored.
+        columns: what each point must say beside `loss`; `domain` is optional unless `names` has more than one.
+        names: domains that the table must hold, in this order; None: those that it holds, in order of appearance.
+        drop_worst: leaves out the n largest losses of each domain and whatever is not below them.
+
+    Raises:
+        UserError: no such file, a column is missing, a value that is no number or not positive, no row, or a domain
+            that is not in the table.
+    """
+    header, rows = _rows(path)
+    missing = [name for name in (*columns, "loss") if name not in header]
+    if names is not None and len(names) > 1 and "domain" not in header:
+        missing.append("domain")
+    if missing:
+        raise UserError(
+            f"{path} has no column {' and no column '.join(repr(name) for name in missing)}; found: {', '.join(header)}",
+            f"name its columns {', '.join((*columns, 'loss'))} and, for several domains, domain",
+        )
+    points: dict[str, list[list[float]]] = {}
+    empty: list[int] = []
+    for line, row in rows:
+        values = [_number(path, line, name, row[name]) for name in (*columns, "loss")]
+        if np.isnan(values).any():
+            empty.append(line)
+            continue
+        for name, value in zip((*columns, "loss"), values, strict=True):
+            if not (np.isfinite(value) and (value > 0 or (name == "annealed_area" and value == 0))):
+                raise UserError(
+                    f"{path}, line {line}: {name} must be positive and finite, got {value:g}", "mend or remove the line"
+                )
+        points.setdefault(row.get("domain", ONLY) or ONLY, []).append(values)
+    if not points:
+        raise UserError(f"{path} holds no points", f"give rows of {', '.join((*columns, 'loss'))}")
+    notes = [f"{path.name}: lines {_listed(empty)} have no number in every column and are left out"] if empty else []
+    if names is not None and (absent := [name for name in names if name not in points]):
+        if len(names) == 1 and list(points) == [ONLY]:
+            points = {names[0]: points[ONLY]}
+        else:
+            raise UserError(
+                f"{path} holds no domain {', '.join(map(repr, absent))}; found: {', '.join(points)}",
+                "use the names of corpus.domains",
+            )
+    chosen = tuple(names) if names is not None else tuple(points)
+    of_domain = {name: _without_worst(np.array(points[name]), drop_worst, name) for name in chosen}
+    longest = max(len(table) for table in of_domain.values())
+    filled = np.full((len(columns) + 1, longest, len(chosen)), np.nan)
+    for place, name in enumerate(chosen):
+        table = of_domain[name]
+        filled[:, : len(table), place] = table.T
+        # Where there is no point the other columns still hold something valid.
+        filled[:-1, len(table) :, place] = table[:1, :-1].T
+    first, *rest = filled[:-1]
+    return Curves(chosen, first, filled[-1], dict(zip(columns[1:], rest, strict=True)), tuple(notes))
+
+
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})", "give the path of a CSV file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason})", "give a CSV file") from error
+    lines = list(csv.reader(text.splitlines()))
+    if not lines:
+        raise UserError(f"{path} is empty", "give a CSV file with a header")
+    header = [name.strip().lower() for name in lines[0]]
+    rows = []
+    for number, cells in enumerate(lines[1:], start=2):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(header):
+            raise UserError(
+                f"{path}, line {number}: {len(cells)} values for {len(header)} columns", "mend or remove the line"
+            )
+        rows.append((number, dict(zip(header, (cell.strip() for cell in cells), strict=True))))
+    return header, rows
+
+
+def _number(path: Path, line: int, name: str, text: str) -> float:
+    if text.lower() in ("", "nan", "na", "null", "none"):
+        return float("nan")
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{path}, line {line}: {name} is no number: {text!r}", "mend or remove the line") from None
+
+
+def _without_worst(table: np.ndarray, count: int, name: str) -> np.ndarray:
+    """The rows whose loss lies below the `count` largest."""
+    if count == 0:
+        return table
+    if count >= len(table):
+        raise UserError(f"domain '{name}' has {len(table)} points, of which {count} are to go", "leave out fewer")
+    return table[table[:, -1] < np.sort(table[:, -1])[-count]]
+
+
+def _listed(lines: list[int]) -> str:
+    shown = ", ".join(map(str, lines[:10]))
+    return shown if len(lines) <= 10 else f"{shown} and {len(lines) - 10} more"
