@@ -1,11 +1,11 @@
 """How far off are target losses that proxies predict, and does the interval hold what the real run reaches?
 
-    python -m experiments.target_error.measure --data FOLDER     # appends to curves.jsonl, 5 minutes a seed and setting
-    python -m experiments.target_error.predict --write           # predictions from curves.jsonl: table and picture
+    python -m experiments.target_error.measure --data FOLDER     # curves.jsonl, 5 minutes per seed and setting
+    python -m experiments.target_error.predict --write         # predictions from curves.jsonl: table, picture
 
 Trains, for every seed and setting: the base model; the static run at the prior, whose end is the truth; proxies that
-anneal over their own length; and one proxy that does not anneal. Held-out losses along all of them are recorded, so that
-laws can be compared afterwards on the same runs. Seed 0 served to choose the law's options and is not recorded.
+anneal over their own length; and one proxy that does not anneal. Held-out losses along all of them are recorded, so
+that laws can be compared afterwards on the same runs. Seed 0 served to choose the law's options and is not recorded.
 """
 
 import argparse

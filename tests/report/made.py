@@ -50,6 +50,7 @@ def made_results(domains=4, arms=("velocitune", "static"), **changes):
             verdict=["trustworthy"] * domains,
             advice=[""] * domains,
             law={"E": [2.0] * domains, "log_B": [1.0] * domains, "beta": [0.1] * domains},
+            curve={"tokens": [1000.0, 4000.0], "loss": [[4.7] * domains, [4.0] * domains]},
             points={"tokens": [400, 800, 1600], "loss": [[5.0] * domains, [4.8] * domains, [4.6] * domains]},
             target_tokens=4000,
             proxy_tokens=2800,

@@ -79,7 +79,8 @@ def test_names_are_escaped():
 
 def test_missing_values_become_dashes(tmp_path):
     results = made_results(2)
-    targets = dataclasses.replace(results.targets, target=[None, 4.1], lower=[None, 4.0], upper=[None, None], law=None)
+    bounds = {"target": [None, 4.1], "lower": [None, 4.0], "upper": [None, None]}
+    targets = dataclasses.replace(results.targets, **bounds, law=None, curve=None)
     results = dataclasses.replace(results, targets=targets)
     results.arms["velocitune"].updates[2]["heldout_loss"][0] = None
     results.arms["velocitune"].final["heldout_loss"][0] = None

@@ -154,7 +154,7 @@ def test_both_engines_reach_the_same_result(finished, tmp_path):
         (("data.heldout_rows=100000",), r"domain '\w+' has \d+ held-out rows of 16 tokens, data.heldout_rows asks for"),
         (("data.sequence=100000",), "sequence length 100000 is longer than domain"),
         (("corpus.domains.digits.source=nowhere.jsonl",), "domain 'digits': nowhere.jsonl does not exist"),
-        (("targets.proxy_lengths=[0.01, 0.02, 0.03]",), "give only 1 different lengths"),
+        (("targets.budget=0.1",), "targets.budget allows only 3.0 optimiser steps"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_trained(finished, tmp_path, overrides, message):
@@ -173,9 +173,11 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(finished, tmp_pa
         ("mixture.weights=[0.5, 0.5, 0.5]", "weights must sum to 1, .* with sum 1.5"),
         ("mixture.weights=[0.5, 0.5]", r"mixture.weights must name one number per domain \(3\), got 2"),
         ("targets.losses=[1.0]", r"targets.losses must name one number per domain"),
-        ("targets.proxy_lengths=[0.1, 0.2]", "at least 3 different shares"),
-        ("targets.proxy_lengths=[0.1, 0.2, 1.5]", "proxy_lengths must lie in"),
-        ("targets.subsample=0.0", "subsample must lie in"),
+        ("targets.budget=0.0", "budget must lie in"),
+        ("targets.evaluations=3", "evaluations must be at least 8"),
+        ('targets.when_unusable="given"', "fallback must name one loss per domain"),
+        ("targets.fallback=[1.0]", "targets.fallback must name one number per domain \\(3\\), got 1"),
+        ("targets.subsample=1.5", "subsample must lie in"),
         ("mixture.interval=0", "interval must be at least 1"),
         ("mixture.power=-1.0", "power must not be negative"),
         ("train.steps=0", "steps must be at least 1"),
@@ -198,9 +200,9 @@ def test_the_plan_counts_rows_epochs_steps_and_evaluations(finished, tmp_path):
     path, folder = copied(finished, tmp_path)
     made = pipeline(path, folder)
     plan = make_plan(made)
-    assert plan.steps == {"pretrain": 20, "proxies": 6 + 12 + 18 + 24, "velocitune": 30, "static": 30}
-    # Every fifth step of each run, each proxy's end, and three models on two sets of rows.
-    assert plan.evaluations == 4 + (1 + 2 + 3 + 4) + 6 + 6 + 4 + 6
+    assert plan.steps == {"pretrain": 20, "proxies": 48, "velocitune": 30, "static": 30}
+    # Every fifth step of each run, eight places along the proxy, and three models on two sets of rows.
+    assert plan.evaluations == 4 + 6 + 6 + 8 + 6
     read = sum(domain.rows_read for domain in plan.domains)
     np.testing.assert_allclose(read, 30 * 4)
     first = plan.domains[0]
@@ -217,7 +219,9 @@ def test_a_uniform_and_a_given_prior(finished, tmp_path):
 def test_targets_hold_points_law_and_verdicts(finished):
     folder = next((finished[1] / "stages").glob("targets-*"))
     facts = json.loads((folder / "targets.json").read_text())
-    assert facts["points"]["tokens"] == [6 * 64, 12 * 64, 18 * 64, 24 * 64]
+    # Budget 60 steps, of which eight evaluations cost 12; a proxy is first looked at after an eighth of its length.
+    assert facts["points"]["tokens"] == [64 * step for step in (7, 9, 12, 16, 21, 28, 36, 48)]
+    assert facts["proxy_cost"] == 2.0
     assert facts["target_tokens"] == 30 * 64
-    assert len(facts["points"]["loss"]) == 4
+    assert len(facts["points"]["loss"]) == len(facts["points"]["run"]) == 8
     assert len(facts["verdict"]) == len(facts["law"]["E"]) == 3

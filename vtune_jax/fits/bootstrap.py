@@ -1,4 +1,6 @@
-"""Case resampling: the fits of replicates that draw their points with replacement, for comparison with published work."""
+"""Case resampling, for comparison with published work: replicates draw their points with replacement and are fitted."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +52,8 @@ def bootstrap_predictions(
     weight = np.zeros((curves.points.weight.shape[0], domains, replicates))
     for domain, places in enumerate(place_of):
         drawn = places[draw_cases(len(places), replicates, seed=seed)]
-        np.add.at(weight, (drawn, domain, np.arange(replicates)[:, None]), 1.0)
+        of_domain = weight[:, domain]
+        np.add.at(of_domain, (drawn, np.arange(replicates)[:, None]), 1.0)
     lanes = domains * replicates
     repeated = [
         np.repeat(column[..., :domains], replicates, axis=-1)
@@ -60,9 +63,10 @@ def bootstrap_predictions(
     begin = np.repeat(curves.parameters[: law.size], replicates, axis=-1)
     delta = np.repeat(curves.fit.delta, replicates)
     count = weight.shape[0]
-    inputs, log_loss, weights, begin, delta = (
+    columns: list[Any] = [
         padded_lanes(column, count) for column in (*repeated, weight.reshape(count, lanes), begin, delta)
-    )
+    ]
+    inputs, log_loss, weights, begin, delta = columns
     with jax.enable_x64(True):
         found = solve_from(law, on_device(Points(inputs, log_loss, weights)), jnp.asarray(delta), jnp.asarray(begin))
         parameters = np.asarray(found.parameters)[:, :lanes].reshape(law.size, domains, replicates)

@@ -47,11 +47,11 @@ def apply_policy(
         for both in zip(estimate.verdicts, estimate.advices, strict=True)
     ]
     bad = np.array([bool(reason) for reason in reasons])
-    targets, notes = estimate.target.copy(), []
+    targets, notes = estimate.target.copy(), list[str]()
     if not bad.any():
         return targets, notes
     if policy == "error":
-        said = "; ".join(f"'{names[domain]}': {reasons[domain]}" for domain in np.flatnonzero(bad))
+        said = "; ".join(f"'{names[domain]}': {reasons[domain]}" for domain in np.flatnonzero(bad).tolist())
         raise UserError(
             f"no usable target loss for {said}",
             'mend that, or set targets.when_unusable = "last_seen", "pooled" or "given"',
@@ -66,7 +66,7 @@ def apply_policy(
         "pooled": lambda: (pooled_losses(estimate.curves, target, ~bad), "What the other domains' common law gives"),
         "given": lambda: (np.asarray(given, np.float64), "The given target"),
     }[policy]()
-    for domain in np.flatnonzero(bad):
+    for domain in np.flatnonzero(bad).tolist():
         targets[domain] = replacement[domain]
         note = f"domain '{names[domain]}': {reasons[domain]}. {what}, {targets[domain]:.3f}, is used"
         if not targets[domain] < initial_losses[domain]:

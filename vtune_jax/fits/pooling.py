@@ -53,7 +53,7 @@ def shared_prior(points: Points, domains: int, prior: tuple[float, float] = BETA
 def pooled_losses(curves: FittedCurves, target: Target, among: np.ndarray) -> Float[np.ndarray, " domains"]:
     """Each domain's own level times the law that the others have in common.
 
-    `log L_i = a_i + log f`, f the law fitted to all points of the others together, each domain's taken at its own height
+    `log L_i = a_i + log f`, f the law fitted to all points of the others together, each domain at its own height
     at the middle of all tokens. For a domain whose own points say nothing of how it falls.
 
     Args:

@@ -99,7 +99,7 @@ def evidence(points: Points) -> Float[Array, "betas lanes"]:
 
 def beta_grid() -> Float[Array, " betas"]:
     """Logarithms of beta, evenly spread over its bounds."""
-    return jnp.linspace(*jnp.log(jnp.array(BETA_BOUNDS)), BETAS)
+    return jnp.linspace(np.log(BETA_BOUNDS[0]), np.log(BETA_BOUNDS[1]), BETAS)
 
 
 def mixture(points: Points, budgets: Budgets, prior: Float[Array, " 2"]) -> Mixture:
@@ -109,7 +109,7 @@ def mixture(points: Points, budgets: Budgets, prior: Float[Array, " 2"]) -> Mixt
         return -0.5 * ((log_b - jnp.log(prior[0])) / prior[1]) ** 2
 
     def narrow(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        grid = jnp.linspace(*ends, BETAS)
+        grid = jnp.linspace(ends[0], ends[1], BETAS)
         height = jax.vmap(lambda log_b: _profile(points, log_b) + log_prior(log_b))(grid)
         carries = height > height.max() - 9.0
         step = grid[1] - grid[0]

@@ -25,7 +25,7 @@ from vtune_jax.fits.solver import Solution, solve
 BETA_BOUNDS = (1e-3, 3.0)
 _GRID, _FINE, _BASINS = 48, 16, 2
 Width = float | Literal["auto"]
-"""Of the Huber loss, on log residuals; "auto": 1.345 times the spread of the residuals of a fit at the published width."""
+"""Of the Huber loss, on log residuals; "auto": 1.345 times the residuals' spread in a fit at the published width."""
 _PROJECTION_ROUNDS = 5
 
 
@@ -243,7 +243,7 @@ def to_fit(solution: Solution, middle: np.ndarray) -> PowerLawFit:
         objective=np.asarray(solution.objective, np.float64),
         sigma=np.asarray(solution.sigma, np.float64),
         delta=np.asarray(solution.delta, np.float64),
-        face=face_of(LD, solution.piece, s, b),
+        face=face_of(LD, np.asarray(solution.piece), s, b),
         status=np.asarray(solution.status),
     )
 

@@ -45,7 +45,7 @@ def read_curves(
         missing.append("domain")
     if missing:
         raise UserError(
-            f"{path} has no column {' and no column '.join(repr(name) for name in missing)}; found: {', '.join(header)}",
+            f"{path} has no column {' and no column '.join(map(repr, missing))}; found: {', '.join(header)}",
             f"name its columns {', '.join((*columns, 'loss'))} and, for several domains, domain",
         )
     points: dict[str, list[list[float]]] = {}

@@ -12,8 +12,15 @@ from vtune_jax.fits import posterior
 from vtune_jax.fits.annealing import AnnealingFit
 from vtune_jax.fits.bootstrap import bootstrap_predictions
 from vtune_jax.fits.curves import FittedCurves, Target, fit_curves
-from vtune_jax.fits.diagnostics import Diagnostics, Verdict, autocorrelation, condition_number, drop_sigmas, judge
-from vtune_jax.fits.diagnostics import OUTLIER_SIGMAS
+from vtune_jax.fits.diagnostics import (
+    OUTLIER_SIGMAS,
+    Diagnostics,
+    Verdict,
+    autocorrelation,
+    condition_number,
+    drop_sigmas,
+    judge,
+)
 from vtune_jax.fits.head import Trimmed, trim_heads
 from vtune_jax.fits.law import Points
 from vtune_jax.fits.points import checked_points, on_device
@@ -218,7 +225,7 @@ def estimate_targets(
 
 
 def effective_points(curves: FittedCurves, rho: Float[np.ndarray, " domains"]) -> Points:
-    """The points with how many independent ones each is worth: Huber weights, times the share left by autocorrelation."""
+    """Points weighted by how many independent ones each is worth: Huber weights, less what autocorrelation takes."""
     domains, places = len(rho), slice(0, len(curves.residuals))
     robust = np.minimum(1.0, curves.fit.delta / np.maximum(np.abs(curves.residuals), 1e-300))
     weight = curves.points.weight.copy()

@@ -101,18 +101,17 @@ def reading(results: Results) -> go.Figure:
 
 
 def fits(results: Results) -> go.Figure:
-    """The proxies' ends, the law fitted through them, and the target with its interval."""
+    """What the proxies measured, what the law makes of it along the real run, and the target with its interval."""
     figure = _grid(results.domains)
     targets, points = results.targets, results.targets.points
     for index, (row, column) in enumerate(_cells(len(results.domains))):
         place = {"row": row, "col": column}
-        ends = [row_losses[index] for row_losses in points["loss"]]
-        if targets.law is not None:
-            span = _geometric(min(points["tokens"]), targets.target_tokens)
-            law = {name: values[index] for name, values in targets.law.items()}
-            curve = [_law(law, tokens) for tokens in span]
-            figure.add_trace(_plain_line(span, curve, "law", "#999999", index == 0), **place)
-        figure.add_trace(_markers(points["tokens"], ends, "ends of the proxy runs", PALETTE[0], index == 0), **place)
+        measured = [losses[index] for losses in points["loss"]]
+        if targets.curve is not None:
+            predicted = [losses[index] for losses in targets.curve["loss"]]
+            along = targets.curve["tokens"]
+            figure.add_trace(_plain_line(along, predicted, "law, along the real run", "#999999", index == 0), **place)
+        figure.add_trace(_markers(points["tokens"], measured, "proxies", PALETTE[0], index == 0), **place)
         target = targets.target[index]
         lower, upper = targets.lower[index], targets.upper[index]
         bars: dict[str, Any] = {}
@@ -190,17 +189,6 @@ def _markers(x: Sequence[float], y: Sequence[float | None], name: str, colour: s
         mode="markers",
         marker={"color": colour, "size": 8},
     )
-
-
-def _law(law: dict[str, float | None], tokens: float) -> float | None:
-    irreducible, log_b, beta = law["E"], law["log_B"], law["beta"]
-    if irreducible is None or beta is None:
-        return None
-    return irreducible + (0.0 if log_b is None else math.exp(log_b - beta * math.log(tokens)))
-
-
-def _geometric(first: float, last: float, count: int = 40) -> list[float]:
-    return [first * (last / first) ** (index / (count - 1)) for index in range(count)]
 
 
 def _styled(figure: go.Figure, height: int) -> go.Figure:

@@ -117,8 +117,8 @@ def _figure_sections(results: Results) -> str:
         ),
         (
             "Target fits",
-            "Where the targets come from: short proxy runs at the prior, each annealed over its own length, and the law "
-            "L(D) = E + B / D^beta through their ends. Look for points that leave the curve and for wide bars.",
+            "Where the targets come from: losses of short proxy runs at the prior (dots), and what the law fitted to them "
+            "expects of the real run, whose learning rate stays high for longer. Look for wide bars at the target.",
             figures.fits(results),
         ),
         (

@@ -10,7 +10,7 @@ from typing import Any
 
 from vtune_jax.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Column = list[float | None]
 """One number per domain; None where there is none."""
 
@@ -39,8 +39,9 @@ class TargetResult:
     upper: Column
     verdict: list[str]
     advice: list[str]
-    law: dict[str, Column] | None  # E, log_B, beta of L(D) = E + B / D**beta
-    points: dict[str, Any]  # `tokens` of each proxy, `loss` [proxies][domains]
+    law: dict[str, Column] | None  # parameters by name: of L(D) = E + B / D^beta, or of the law with annealing
+    curve: dict[str, Any] | None  # what the law predicts along the real run: `tokens`, `loss` [places][domains]
+    points: dict[str, Any]  # `tokens` of each measurement, `loss` [points][domains]
     target_tokens: int
     proxy_tokens: int
     level: float

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from vtune_jax.core.simplex import to_quota
@@ -147,7 +148,7 @@ def _train(pipeline: Pipeline, folder: Path, plan: Round, subsample: float) -> l
             pipeline.base_params,
             spec=spec,
             stores=stores,
-            quota=np.asarray(to_quota(np.asarray(pipeline.prior, np.float32))),
+            quota=np.asarray(to_quota(jnp.asarray(pipeline.prior, jnp.float32))),
             heldout_loss=lambda params: mean_loss(pipeline.lab.heldout_sums(params, streams.heldout)),
             folder=folder,
             facts=canonical(facts),

@@ -89,6 +89,7 @@ def _from_proxies(pipeline: Pipeline, folder: Path, initial: np.ndarray, budget:
     points = {"tokens": tokens.tolist(), "loss": measured.losses.tolist(), "run": measured.run.tolist()}
     return {
         **_settled(pipeline, estimate, target, initial),
+        "curve": _along_the_real_run(config, estimate),
         "points": points,
         "proxy_tokens": trained,
         "proxy_cost": share,
@@ -124,6 +125,18 @@ def fitted(config: ExperimentConfig, measured: Measurement, initial: np.ndarray)
     return estimate, target
 
 
+def _along_the_real_run(config: ExperimentConfig, estimate: TargetEstimate) -> dict[str, Any]:
+    """What the law's optimum expects after some steps of the real run, under its own schedule."""
+    steps, batch = config.train.steps, config.data.batch_tokens
+    at = np.unique(np.round(np.geomspace(max(1, steps // 40), steps, 40)).astype(int))
+    if estimate.curves.annealed:
+        of = schedule_areas(config.train.optimizer, steps, config.targets.decay or decay_for(steps))
+        places = [Target(of.forward[step - 1], of.annealed[step - 1]) for step in at]
+    else:
+        places = [Target(float(step * batch)) for step in at]
+    return {"tokens": (at * batch).tolist(), "loss": [estimate.curves.predict(place).tolist() for place in places]}
+
+
 def schedule_areas(optimizer: OptimizerConfig, steps: int, decay: float) -> Areas:
     """S1 and S2 after each step of a run of this length, in multiples of the peak learning rate."""
     rates = jax.vmap(lambda step: optimizer.learning_rate(step, jnp.int32(steps)))(jnp.arange(steps))
@@ -141,6 +154,7 @@ def _from_table(pipeline: Pipeline, path: Path, initial: np.ndarray, budget: int
     points = {"tokens": table.tokens[:, 0].tolist(), "loss": table.losses.tolist()} if shared else {}
     return {
         **settled,
+        "curve": _along_the_real_run(config, estimate),
         "notes": [*table.notes, *settled["notes"]],
         "points": points or {"tokens": [], "loss": []},
         "proxy_tokens": 0,
@@ -183,6 +197,7 @@ def own_targets(losses: tuple[float, ...]) -> dict[str, Any]:
         "verdict": ["given"] * len(given),
         "advice": [""] * len(given),
         "law": None,
+        "curve": None,
         "points": {"tokens": [], "loss": []},
         "proxy_tokens": 0,
         "notes": [],

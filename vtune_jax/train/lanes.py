@@ -1,7 +1,7 @@
 """Short static runs side by side in one vmapped program: lanes that train one run after the other from the base model.
 
-On an accelerator a small model leaves most of the machine idle; lanes fill it. Lengths that halve fill two lanes without
-a gap: the longest in one, all the others in the other.
+On an accelerator a small model leaves most of the machine idle; lanes fill it. Lengths that halve fill two lanes
+without a gap: the longest in one, all the others in the other.
 """
 
 from collections.abc import Callable, Sequence
@@ -153,7 +153,7 @@ def train_lanes(
             begins = active & (within[step] == 0)
             if begins.any():
                 current, memory = restart(current, memory, base, jnp.asarray(begins))
-            for lane in np.flatnonzero(active):
+            for lane in np.flatnonzero(active).tolist():
                 if begins[lane]:
                     streams[lane].seek(0, start_cursor(len(stores)), quota)
                 batches[lane] = _next(streams[lane])
@@ -168,7 +168,7 @@ def train_lanes(
                 jnp.asarray(horizons[np.maximum(run_at[step], 0)]),
                 jnp.asarray(active),
             )
-            for lane in np.flatnonzero(active):
+            for lane in np.flatnonzero(active).tolist():
                 run = lanes.runs[run_at[step, lane]]
                 done = int(within[step, lane]) + 1
                 if done in run.evaluate_after:
