@@ -35,7 +35,8 @@ BELOW = {
         "report",
         "errors",
     },
-    "cli": {"config", "stages", "progress", "memory", "doctor", "report", "train", "errors"},
+    "fitting": {"fits", "report", "errors"},
+    "cli": {"config", "stages", "fitting", "progress", "memory", "doctor", "report", "train", "errors"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -50,6 +51,7 @@ OUTSIDE = {
     "train": {"jax", "numpy", "jaxtyping", "optax", "orbax"},
     "report": {"plotly", "matplotlib", "rich"},
     "config": {"numpy"},
+    "fitting": {"numpy", "jax"},
     "stages": {"jax", "numpy", "jaxtyping", "rich", "scipy"},
     "progress": {"rich"},
     "doctor": {"jax"},

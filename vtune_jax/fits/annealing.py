@@ -24,7 +24,16 @@ from jaxtyping import Array, Float, Int
 
 from vtune_jax.fits.law import PUBLISHED_DELTA, Law, Piece, Points, nonnegative_least_squares, weighted_mean
 from vtune_jax.fits.points import Measured, centred, checked_points, make_points, on_device
-from vtune_jax.fits.power_law import BETA_BOUNDS, Width, along_beta, checked_width, psi
+from vtune_jax.fits.power_law import (
+    BETA_BOUNDS,
+    Width,
+    along_beta,
+    checked_width,
+    derivatives_of_log,
+    of_line,
+    psi,
+    psi_slopes,
+)
 from vtune_jax.fits.solver import Solution, solve
 
 DECAY = 0.999
@@ -92,6 +101,26 @@ def log_model(parameters: Float[Array, "4 ..."], inputs: Float[Array, "2 points 
     return c + jnp.log(jnp.maximum(1 - s * psi(inputs[0], b) - k * inputs[1], _LEAST_LEVEL))
 
 
+def _derivatives(
+    parameters: Float[Array, "4 lanes"], inputs: Float[Array, "2 points #lanes"]
+) -> tuple[Array, list[Array], list[list[Array]]]:
+    c, s, b, k = parameters
+    t, q = inputs
+    shape = psi(t, b)
+    of_b, of_bb = psi_slopes(t, b)
+    inner = 1 - s * shape - k * q
+    return derivatives_of_log(c, inner, [-shape, -s * of_b, -q + 0.0 * shape], {(1, 0): -of_b, (1, 1): -s * of_bb})
+
+
+def _pure_derivatives(
+    parameters: Float[Array, "3 lanes"], inputs: Float[Array, "2 points #lanes"]
+) -> tuple[Array, list[Array], list[list[Array]]]:
+    c, b, k = parameters
+    t, q = inputs
+    power = jnp.exp(-b * t)
+    return derivatives_of_log(c, power - k * q, [-t * power, -q + 0.0 * power], {(0, 0): t**2 * power})
+
+
 def _project(points: Points, b: Array, delta: Array) -> Float[Array, "4 lanes"]:
     """The best (c, s, k) for a given b: least squares with coefficients that are not negative, reweighted."""
     t, q = points.inputs
@@ -156,6 +185,7 @@ LRA = Law(
             log_model=lambda parameters, inputs: parameters[0] + 0.0 * inputs[0],
             into_bounds=lambda parameters: parameters,
             embed=lambda c: jnp.stack([c[0], 0.0 * c[0], 0.0 * c[0] + 0.5, 0.0 * c[0]]),
+            derivatives=of_line,
         ),
         Piece(
             "pure power law",
@@ -163,6 +193,7 @@ LRA = Law(
             log_model=_pure,
             into_bounds=_into_pure,
             embed=lambda found: jnp.stack([found[0], found[1], found[1], found[2]]),
+            derivatives=_pure_derivatives,
         ),
         Piece(
             "interior",
@@ -170,6 +201,7 @@ LRA = Law(
             log_model=log_model,
             into_bounds=_into_interior,
             embed=lambda found: found,
+            derivatives=_derivatives,
         ),
     ),
 )

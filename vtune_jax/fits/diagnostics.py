@@ -57,7 +57,7 @@ class Diagnostics(NamedTuple):
     effective_points: Float[np.ndarray, " domains"]  # independent points that these are worth
     gap: Float[np.ndarray, " domains"]  # initial loss minus target, nats
     gap_to_current: Float[np.ndarray, " domains"]
-    half_width_share: Float[np.ndarray, " domains"]  # of the interval, over the gap
+    half_width_share: Float[np.ndarray, " domains"]  # of the interval, over the gap or the highest loss measured
 
     def as_json(self, domain: int) -> dict[str, Any]:
         """The numbers of one domain; what cannot be told is null."""
@@ -173,7 +173,7 @@ def judge(
     note(
         share > WIDEST_SHARE,
         Verdict.TOO_WIDE,
-        f"half the interval is {share:.0%} of the way from initial to target; add longer proxies",
+        f"half the interval is {share:.0%} of the way from the initial loss to the target; add longer proxies",
     )
     note(
         ahead > FAR_DECADES,
@@ -198,7 +198,7 @@ def judge(
         f"{of.largest_residual[domain]:.0f}; look at them",
     )
     note(
-        of.effective_points[domain] < points - 1e-9,
+        of.autocorrelation[domain] > 1 / np.sqrt(points),
         Verdict.AUTOCORRELATED,
         f"neighbouring residuals correlate by {of.autocorrelation[domain]:.2f}: {points} points are worth "
         f"{of.effective_points[domain]:.1f}, and the interval may still be too narrow",

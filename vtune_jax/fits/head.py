@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import f as f_distribution
+from scipy.special import fdtrc
 
 from vtune_jax.fits.annealing import annealed_curves_of
 from vtune_jax.fits.points import Measured, on_device
@@ -96,7 +96,8 @@ def _heads(measured: Measured, parameters: int) -> tuple[np.ndarray, np.ndarray]
     rms = np.sqrt(squares / np.maximum(freedom, 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = (squares[:1] - squares[1:]) / lengths[1:, None] / (squares[1:] / np.maximum(freedom[1:], 1))
-    chance = np.where(usable[1:], f_distribution.sf(ratio, lengths[1:, None], np.maximum(freedom[1:], 1)), 1.0)
+    chance = fdtrc(lengths[1:, None], np.maximum(freedom[1:], 1), np.maximum(ratio, 0.0))
+    chance = np.where(usable[1:], chance, 1.0)
     # The shortest of those that are equally sure.
     best = chance.argmin(axis=0)
     place = np.arange(domains)

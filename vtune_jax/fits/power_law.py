@@ -40,6 +40,59 @@ def psi(t: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(small, series, -jnp.expm1(-jnp.where(small, 1.0, x)) / b)
 
 
+def psi_slopes(t: Float[Array, "..."], b: Float[Array, "..."]) -> tuple[Array, Array]:
+    """The first and second derivative of `psi` by b, by their series where they cancel."""
+    x = b * t
+    small = jnp.abs(x) < (0.1 if x.dtype == jnp.float32 else 0.01)
+    inner = jnp.where(small, x, 0.0)
+    decayed = jnp.exp(-x)
+    first = jnp.where(small, t**2 * (-1 / 2 + inner / 3 - inner**2 / 8 + inner**3 / 30), (t * decayed - psi(t, b)) / b)
+    second = jnp.where(
+        small, t**3 * (1 / 3 - inner / 4 + inner**2 / 10 - inner**3 / 36), (-(t**2) * decayed - 2 * first) / b
+    )
+    return first, second
+
+
+def derivatives_of_log(
+    c: Float[Array, " lanes"], inner: Array, first: list[Array], second: dict[tuple[int, int], Array]
+) -> tuple[Array, list[Array], list[list[Array]]]:
+    """Of `c + log(inner)`: with g_i = inner_i / inner the second ones are `inner_ij / inner - g_i g_j`.
+
+    Args:
+        c: the first parameter.
+        inner: function of the others.
+        first: its slopes.
+        second: its second derivatives that are not zero, by (i, j <= i).
+    """
+    inner = jnp.maximum(inner, 1e-12)
+    slopes = [slope / inner for slope in first]
+    zero = jnp.zeros_like(inner)
+    of_pair = [
+        [zero] + [second.get((i, j), zero) / inner - slopes[i] * slopes[j] for j in range(i + 1)]
+        for i in range(len(slopes))
+    ]
+    return c + jnp.log(inner), [zero + 1.0, *slopes], [[zero], *of_pair]
+
+
+def _derivatives(
+    parameters: Float[Array, "3 lanes"], inputs: Float[Array, "1 points #lanes"]
+) -> tuple[Array, list[Array], list[list[Array]]]:
+    c, s, b = parameters
+    shape = psi(inputs[0], b)
+    of_b, of_bb = psi_slopes(inputs[0], b)
+    return derivatives_of_log(c, 1 - s * shape, [-shape, -s * of_b], {(1, 0): -of_b, (1, 1): -s * of_bb})
+
+
+def of_line(
+    parameters: Float[Array, "p lanes"], inputs: Float[Array, "inputs points #lanes"]
+) -> tuple[Array, list[Array], list[list[Array]]]:
+    """Of `c - b t`, or of c alone."""
+    zero = 0.0 * (inputs[0] + parameters[0])
+    slopes = [zero + 1.0, zero - inputs[0]][: len(parameters)]
+    model = parameters[0] + zero - (parameters[1] * inputs[0] if len(parameters) > 1 else 0.0)
+    return model, slopes, [[zero] * (i + 1) for i in range(len(parameters))]
+
+
 def log_model(parameters: Float[Array, "3 ..."], inputs: Float[Array, "1 points ..."]) -> Float[Array, "points ..."]:
     """`c + log(1 - s psi(t; b))`."""
     c, s, b = parameters
@@ -130,6 +183,7 @@ FLAT = Piece(
     log_model=lambda parameters, inputs: parameters[0] + 0.0 * inputs[0],
     into_bounds=lambda parameters: parameters,
     embed=_flat_curve,
+    derivatives=of_line,
 )
 PURE_POWER_LAW = Piece(
     "pure power law",
@@ -137,6 +191,7 @@ PURE_POWER_LAW = Piece(
     log_model=lambda parameters, inputs: parameters[0] - parameters[1] * inputs[0],
     into_bounds=lambda parameters: jnp.stack([parameters[0], jnp.clip(parameters[1], *BETA_BOUNDS)]),
     embed=lambda parameters: jnp.stack([parameters[0], parameters[1], parameters[1]]),
+    derivatives=of_line,
 )
 INTERIOR = Piece(
     "interior",
@@ -144,6 +199,7 @@ INTERIOR = Piece(
     log_model=log_model,
     into_bounds=_into_interior,
     embed=lambda parameters: parameters,
+    derivatives=_derivatives,
 )
 
 LD = Law("LD", "L(D) = E + B / D^beta", ("tokens",), 3, (FLAT, PURE_POWER_LAW, INTERIOR))

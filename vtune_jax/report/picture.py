@@ -8,7 +8,7 @@ from vtune_jax.report.results import Results
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7B4173")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7B4173")
 
 
 def save_picture(results: Results, path: Path) -> None:
@@ -20,7 +20,7 @@ def save_picture(results: Results, path: Path) -> None:
     arm = (results.challengers or list(results.arms.values()))[0]
     tokens = [row["tokens"] / 1e3 for row in arm.updates]
     for index, name in enumerate(results.domains):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         shares = [100 * row["weights"][index] for row in arm.updates]
         weights.step(tokens, shares, where="post", color=colour, label=name, lw=2)
         weights.axhline(shares[0], color=colour, lw=0.8, ls=":")
