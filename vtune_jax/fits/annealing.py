@@ -32,7 +32,7 @@ from vtune_jax.fits.power_law import (
     derivatives_of_log,
     of_line,
     psi,
-    psi_slopes,
+    psi_and_slopes,
 )
 from vtune_jax.fits.solver import Solution, solve
 
@@ -42,6 +42,9 @@ SHORT_RUN_SHARE = 0.05
 MODEL_ERROR_PER_DECADE = 0.1
 """Error of the law, in log loss per decade of S1 extrapolated, found on the development seed of
 `experiments/target_error`; five times that of public pre-training curves."""
+ALPHA_PRIOR = (0.2, 0.6)
+"""Median of alpha and standard deviation of its logarithm, chosen on the same development seed: over so few steps
+losses fall almost evenly in log S1."""
 _ROUNDS = 3
 _LEAST_LEVEL = 1e-12
 
@@ -106,8 +109,7 @@ def _derivatives(
 ) -> tuple[Array, list[Array], list[list[Array]]]:
     c, s, b, k = parameters
     t, q = inputs
-    shape = psi(t, b)
-    of_b, of_bb = psi_slopes(t, b)
+    shape, of_b, of_bb = psi_and_slopes(t, b)
     inner = 1 - s * shape - k * q
     return derivatives_of_log(c, inner, [-shape, -s * of_b, -q + 0.0 * shape], {(1, 0): -of_b, (1, 1): -s * of_bb})
 

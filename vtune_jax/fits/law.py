@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 PUBLISHED_DELTA = 1e-3
 """Huber width on log residuals in the published Chinchilla fits."""
@@ -71,7 +71,7 @@ def weighted_mean(values: Float[Array, "points ..."], weight: Float[Array, "poin
 
 
 def spread(
-    residual: Float[Array, "points lanes"], weight: Float[Array, "points lanes"], parameters: int = 3
+    residual: Float[Array, "points lanes"], weight: Float[Array, "points lanes"], parameters: Int[Array, " lanes"]
 ) -> Float[Array, " lanes"]:
     """`1.4826 median |r| sqrt(n / (n - parameters))`, a robust standard deviation; as if one were left when none is."""
     residual, weight = jnp.broadcast_arrays(residual, weight)

@@ -64,7 +64,7 @@ def checked_points(tokens: np.ndarray, losses: np.ndarray, *, least: int = 3, **
 
 
 def make_points(inputs: list[np.ndarray], losses: np.ndarray, *, dtype: str = "float64") -> Points:
-    """Points of every domain, padded in both directions to a power of two, at least 8, so that few shapes are compiled.
+    """Points of every domain, padded in both directions so that few shapes are compiled.
 
     Points of weight zero count for nothing; the lanes beyond the domains repeat the first.
 
@@ -84,9 +84,15 @@ def make_points(inputs: list[np.ndarray], losses: np.ndarray, *, dtype: str = "f
 
 def padded(column: np.ndarray, dtype: str) -> np.ndarray:
     """[points, lanes] in the next sizes that the solver is compiled for."""
-    points = max(8, 1 << (column.shape[0] - 1).bit_length())
+    points = size_for(column.shape[0])
     column = np.pad(np.asarray(column, dtype), ((0, points - column.shape[0]), (0, 0)))
     return padded_lanes(column, points)
+
+
+def size_for(points: int) -> int:
+    """The next of 8, 12, 16, 24, 32, 48 and so on."""
+    power = max(8, 1 << (points - 1).bit_length())
+    return power * 3 // 4 if points <= power * 3 // 4 and power > 8 else power
 
 
 def padded_lanes(column: np.ndarray, points: int) -> np.ndarray:

@@ -24,33 +24,29 @@ from vtune_jax.fits.solver import Solution, solve
 
 BETA_BOUNDS = (1e-3, 3.0)
 _GRID, _FINE, _BASINS = 48, 16, 2
+_ELEMENTS = 16_384
 Width = float | Literal["auto"]
 """Of the Huber loss, on log residuals; "auto": 1.345 times the residuals' spread in a fit at the published width."""
 _PROJECTION_ROUNDS = 5
 
 
 def psi(t: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`(1 - exp(-b t)) / b`, by its series where that cancels, so that derivatives by b are exact too."""
+    """`(1 - exp(-b t)) / b`."""
+    return -jnp.expm1(-b * t) / b
+
+
+def psi_and_slopes(t: Float[Array, "..."], b: Float[Array, "..."]) -> tuple[Array, Array, Array]:
+    """`psi` with its first and second derivative by b, these by their series where they cancel."""
     x = b * t
     small = jnp.abs(x) < (0.1 if x.dtype == jnp.float32 else 0.01)
     inner = jnp.where(small, x, 0.0)
-    series = t * (
-        1 - inner / 2 * (1 - inner / 3 * (1 - inner / 4 * (1 - inner / 5 * (1 - inner / 6 * (1 - inner / 7)))))
-    )
-    return jnp.where(small, series, -jnp.expm1(-jnp.where(small, 1.0, x)) / b)
-
-
-def psi_slopes(t: Float[Array, "..."], b: Float[Array, "..."]) -> tuple[Array, Array]:
-    """The first and second derivative of `psi` by b, by their series where they cancel."""
-    x = b * t
-    small = jnp.abs(x) < (0.1 if x.dtype == jnp.float32 else 0.01)
-    inner = jnp.where(small, x, 0.0)
-    decayed = jnp.exp(-x)
-    first = jnp.where(small, t**2 * (-1 / 2 + inner / 3 - inner**2 / 8 + inner**3 / 30), (t * decayed - psi(t, b)) / b)
+    fallen = jnp.expm1(-x)
+    value, decayed = -fallen / b, 1 + fallen
+    first = jnp.where(small, t**2 * (-1 / 2 + inner / 3 - inner**2 / 8 + inner**3 / 30), (t * decayed - value) / b)
     second = jnp.where(
         small, t**3 * (1 / 3 - inner / 4 + inner**2 / 10 - inner**3 / 36), (-(t**2) * decayed - 2 * first) / b
     )
-    return first, second
+    return value, first, second
 
 
 def derivatives_of_log(
@@ -78,8 +74,7 @@ def _derivatives(
     parameters: Float[Array, "3 lanes"], inputs: Float[Array, "1 points #lanes"]
 ) -> tuple[Array, list[Array], list[list[Array]]]:
     c, s, b = parameters
-    shape = psi(inputs[0], b)
-    of_b, of_bb = psi_slopes(inputs[0], b)
+    shape, of_b, of_bb = psi_and_slopes(inputs[0], b)
     return derivatives_of_log(c, 1 - s * shape, [-shape, -s * of_b], {(1, 0): -of_b, (1, 1): -s * of_bb})
 
 
@@ -118,9 +113,12 @@ def project(points: Points, b: Float[Array, "..."], delta: Float[Array, "..."]) 
         return jnp.stack([jnp.log(m), jnp.clip(s, 0.0, b), jnp.broadcast_to(b, m.shape)])
 
     def reweighted(_: Any, parameters: Float[Array, "..."]) -> Float[Array, "..."]:
-        model = log_model(parameters, points.inputs)
-        size = jnp.abs(points.log_loss - model)
-        return fit(points.weight * jnp.minimum(1.0, delta / jnp.maximum(size, tiny)) * jnp.exp(-2 * model))
+        # `log_model` written out: psi, most of its cost, is the same in every round.
+        level, s, _ = parameters
+        inner = jnp.maximum(1 - s * shape, 1e-12)
+        size = jnp.abs(points.log_loss - level - jnp.log(inner))
+        model = jnp.exp(level) * inner
+        return fit(points.weight * jnp.minimum(1.0, delta / jnp.maximum(size, tiny)) / model**2)
 
     return jax.lax.fori_loop(0, _PROJECTION_ROUNDS, reweighted, fit(points.weight / loss**2))
 
@@ -141,9 +139,15 @@ def along_beta(
     def starts(points: Points, delta: Float[Array, " lanes"]) -> Float[Array, "starts parameters lanes"]:
         grid = jnp.geomspace(*BETA_BOUNDS, _GRID, dtype=points.log_loss.dtype)
 
+        # Few lanes are cheap next to the overhead of a turn: then several values of b take it together.
+        together = max(1, _ELEMENTS // points.weight.size)
+
         def along(b: Array) -> tuple[Array, Array]:
-            starts = jax.lax.map(lambda b: project(points, b, delta), b)
-            return starts, jax.lax.map(lambda start: objective(points, log_model(start, points.inputs), delta), starts)
+            def one(b: Array) -> tuple[Array, Array]:
+                start = project(points, b, delta)
+                return start, objective(points, log_model(start, points.inputs), delta)
+
+            return jax.lax.map(one, b, batch_size=together)
 
         starts, values = along(grid)
         padded = jnp.pad(values, ((1, 1), (0, 0)), constant_values=jnp.inf)

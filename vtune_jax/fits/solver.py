@@ -29,7 +29,7 @@ _LEAST_DELTA = 1e-6
 
 def chunk_of(points: int) -> int:
     """Lanes worked on together: the temporaries of more leave the processor's cache, at ten times the cost."""
-    return max(16, 16_384 // points)
+    return max(16, 1 << (16_384 // points).bit_length() - 1)
 
 
 class Status(enum.IntEnum):
@@ -117,24 +117,27 @@ def in_chunks(function: Any, lanes_last: Any, chunk: int) -> Any:
 
 def _best_piece(law: Law, points: Points, delta: Float[Array, " lanes"], starts: list[Array]) -> Solution:
     lanes = points.weight.shape[1:]
-    best: Solution | None = None
+    best: tuple[Solution, Array, Array] | None = None
     for index, piece in enumerate(law.pieces):
         begin = jnp.stack(starts) if piece is law.interior else piece.starts(points, delta)
         at, value, settled = _from_all(piece, points, delta, begin)
         status = jnp.where(settled, Status.CONVERGED, Status.NOT_CONVERGED)
-        found = Solution(
+        solution = Solution(
             parameters=piece.embed(at),
             objective=value,
-            sigma=spread(points.log_loss - piece.log_model(at, points.inputs), points.weight, len(at)),
+            sigma=value,  # follows when the best is known: sorting is dear
             delta=delta,
             piece=jnp.full(lanes, index),
             status=jnp.where(jnp.isfinite(value), status, Status.NOT_FINITE),
         )
+        residual = jnp.broadcast_to(points.log_loss - piece.log_model(at, points.inputs), points.weight.shape)
+        found = solution, residual, jnp.full(lanes, len(at))
         # Ties, up to rounding, go to the simpler piece, which came first.
-        better = True if best is None else ~(found.objective >= best.objective - rounding_of(points))
+        better = True if best is None else ~(value >= best[0].objective - rounding_of(points))
         best = jax.tree.map(lambda new, old, better=better: jnp.where(better, new, old), found, best or found)
     assert best is not None
-    return best
+    solution, residual, free = best
+    return solution._replace(sigma=spread(residual, points.weight, free))
 
 
 def _from_all(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.special import ndtri
 
 from vtune_jax.fits import posterior
-from vtune_jax.fits.annealing import AnnealingFit
+from vtune_jax.fits.annealing import ALPHA_PRIOR, AnnealingFit
 from vtune_jax.fits.bootstrap import bootstrap_predictions
 from vtune_jax.fits.curves import FittedCurves, Target, fit_curves
 from vtune_jax.fits.diagnostics import (
@@ -107,7 +107,7 @@ def estimate_targets(
     method: Method = "posterior",
     delta: Width = "auto",
     drop_head: int | Literal["auto"] = "auto",
-    beta_prior: tuple[float, float] = BETA_PRIOR,
+    beta_prior: tuple[float, float] | None = None,
     share_beta: bool = False,
     model_error_per_decade: float = MODEL_ERROR_PER_DECADE,
     min_gap: float = 1e-2,
@@ -137,7 +137,7 @@ def estimate_targets(
             optimum as target, for comparison with published work.
         delta: Huber width of the fit, whose weights also downweight outliers in the posterior.
         drop_head: points left out at the beginning of every curve; "auto": warm-up heads, where they are found.
-        beta_prior: median and log standard deviation.
+        beta_prior: median and log standard deviation of the exponent; None: `BETA_PRIOR` or `ALPHA_PRIOR`.
         share_beta: takes the prior from all domains together instead, see `shared_prior`.
         model_error_per_decade: of the law, in log loss per decade extrapolated; added in quadrature.
         min_gap: nats that a usable target must lie below the initial loss.
@@ -168,7 +168,9 @@ def estimate_targets(
     ahead, span = _decades(curves, target)
     rho = autocorrelation(curves, _sorted_runs(runs, losses.shape, measured.order))
     points = effective_points(curves, rho)
-    prior = shared_prior(points, len(ahead), beta_prior) if share_beta else beta_prior
+    prior = beta_prior or (BETA_PRIOR if annealed is None else ALPHA_PRIOR)
+    if share_beta:
+        prior = shared_prior(points, len(ahead), prior)
     places = [target, *(_band_places(curves, target) if band else [])]
     levels = ((1 - level) / 2, 0.5, (1 + level) / 2)
     if method == "bootstrap":

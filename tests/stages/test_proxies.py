@@ -1,0 +1,108 @@
+"""The design of proxies from a budget, and targets from them or from a table."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.stages.experiment import write_experiment
+from vtune_jax import cli, config
+from vtune_jax.errors import UserError
+from vtune_jax.stages.cache import read_json
+from vtune_jax.stages.proxies import design, evaluation_steps, subsample_for
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_experiment(tmp_path_factory.mktemp("proxies"))
+
+
+def configured(path, *overrides):
+    return config.load(path, ("train.steps=1000", *overrides))
+
+
+@pytest.mark.parametrize("proxies", ["one", "several"])
+@pytest.mark.parametrize("half_width", [0.0, 0.1])
+@pytest.mark.parametrize("budget", [0.1, 0.2, 0.4])
+def test_the_budget_is_nearly_spent_and_never_exceeded(path, proxies, half_width, budget):
+    rounds = design(
+        configured(path, f'targets.proxies="{proxies}"', f"targets.budget={budget}", f"targets.half_width={half_width}")
+    )
+    spent = sum(plan.cost_steps for plan in rounds)
+    assert 0.85 * budget * 1000 <= spent <= budget * 1000
+    assert len(rounds) == (3 if half_width else 1)
+
+
+def test_one_proxy_is_looked_at_from_an_eighth_of_its_steps_to_its_end(path):
+    (plan,) = design(configured(path, "targets.budget=0.2"))
+    (run,) = plan.runs
+    assert run.evaluate_after[0] == run.steps // 8 + 1
+    assert run.evaluate_after[-1] == run.steps
+    # An evaluation costs 1.5 steps: 3 domains x 6 rows over a batch of 4, a third of a step each.
+    assert evaluation_steps(configured(path)) == 1.5
+    assert plan.cost_steps == run.steps + 1.5 * len(run.evaluate_after)
+
+
+def test_a_ladder_halves_down_to_four_steps(path):
+    (plan,) = design(configured(path, 'targets.proxies="several"', "targets.budget=0.2"))
+    lengths = [run.steps for run in plan.runs]
+    assert lengths == sorted(lengths, reverse=True)
+    assert all(1.8 < long / short < 2.2 for long, short in zip(lengths, lengths[1:], strict=False))
+    assert all(run.evaluate_after == (run.steps,) for run in plan.runs)
+
+
+def test_rounds_double(path):
+    lengths = [plan.runs[0].steps for plan in design(configured(path, "targets.half_width=0.1", "targets.budget=0.4"))]
+    assert lengths[0] < lengths[1] < lengths[2]
+
+
+@pytest.mark.parametrize("proxies", ["one", "several"])
+def test_a_budget_that_is_too_small_says_what_would_do(path, proxies):
+    with pytest.raises(UserError, match="set targets.budget to at least") as told:
+        design(configured(path, f'targets.proxies="{proxies}"', "targets.budget=0.01"))
+    wanted = float(told.value.fix.split("at least ")[1].split(",")[0])
+    design(configured(path, f'targets.proxies="{proxies}"', f"targets.budget={wanted + 0.01}"))
+
+
+def test_no_row_is_read_twice_by_the_longest_proxy(path):
+    experiment = configured(path)
+    rows, prior = np.array([1000, 400]), np.array([0.5, 0.5])
+    # 50 steps of 4 rows, half of them from the smaller domain: a quarter of its 400, and a little room.
+    assert subsample_for(experiment, rows, prior, 50) == pytest.approx(0.26)
+    assert subsample_for(experiment, rows, prior, 5000) == 1.0
+    fixed = dataclasses.replace(experiment, targets=dataclasses.replace(experiment.targets, subsample=0.7))
+    assert subsample_for(fixed, rows, prior, 50) == 0.7
+
+
+def facts_of(folder):
+    return [read_json(file) for file in (folder / "stages").glob("targets-*/targets.json")]
+
+
+def test_targets_come_from_a_ladder_in_rounds_or_from_a_table(path, tmp_path):
+    folder = tmp_path / "run"
+    ladder = ["train.steps=60", 'targets.proxies="several"', "targets.budget=1.5", "targets.half_width=1e-6"]
+    options = ["--run-folder", str(folder), "--quiet"]
+    assert cli.invoke(["targets", str(path), *ladder, *options]) == 0
+    (facts,) = facts_of(folder)
+    # Nothing is sure to a millionth: all rounds are spent.
+    assert len(set(facts["points"]["tokens"])) == len(facts["points"]["loss"]) >= 4
+    assert {"E", "log_B", "beta"} == set(facts["law"])
+    assert 1.2 < facts["proxy_cost"] <= 1.5
+    points = zip(facts["points"]["tokens"], facts["points"]["loss"], strict=True)
+    rows = [
+        f"{t},{x},{d}\n" for t, losses in points for x, d in zip(losses, ("letters", "digits", "mixed"), strict=True)
+    ]
+    table = tmp_path / "runs.csv"
+    table.write_text("tokens,loss,domain\n" + "".join(rows))
+    assert cli.invoke(["targets", str(path), "train.steps=60", "--from", str(table), *options]) == 0
+    found = next(other for other in facts_of(folder) if other["proxy_tokens"] == 0)
+    np.testing.assert_allclose(found["predicted"], facts["predicted"], rtol=1e-6)
+
+
+def test_a_table_that_cannot_be_used_is_refused_before_the_base_model_is_trained(path, tmp_path, capsys):
+    table = tmp_path / "runs.csv"
+    table.write_text("tokens,loss,domain\n1,2,letters\n")
+    options = ["--run-folder", str(tmp_path / "run"), "--quiet", "--from", str(table)]
+    assert cli.invoke(["targets", str(path), *options]) == 2
+    assert "holds no domain 'digits', 'mixed'" in capsys.readouterr().err
+    assert not list((tmp_path / "run" / "stages").glob("pretrain-*"))

@@ -1,0 +1,153 @@
+"""The command `vtune-jax fit`, as a user calls it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.fits.test_chinchilla import FOLDER, planted
+from vtune_jax import cli, fitting
+
+TOKENS = np.geomspace(1e6, 3.2e7, 8)
+
+
+def table(tmp_path, text=None, losses=None):
+    path = tmp_path / "points.csv"
+    if text is None:
+        losses = 2 + 30 * TOKENS**-0.3 if losses is None else losses
+        text = "tokens,loss\n" + "".join(
+            f"{t!r},{x!r}\n" for t, x in zip(TOKENS.tolist(), losses.tolist(), strict=True)
+        )
+    path.write_text(text)
+    return str(path)
+
+
+def asked(capsys, *arguments):
+    code = cli.invoke(["fit", *arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_parameters_target_and_verdict_are_printed_with_a_picture(tmp_path, capsys):
+    code, out, _ = asked(capsys, table(tmp_path), "--predict", "1e8", "--initial", "5")
+    assert code == 0
+    assert "L(D) = E + B / D^beta" in out
+    assert "trustworthy" in out
+    assert f"target    {2 + 30 * 1e8**-0.3:.4f}"[:15] in out
+    assert (tmp_path / "points.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_has_the_documented_keys(tmp_path, capsys):
+    code, out, _ = asked(capsys, table(tmp_path), "--predict", "1e8", "--json", "--no-plot", "--delta", "auto")
+    of = json.loads(out)["domains"]["all"]
+    assert code == 0
+    assert {"E", "log_B", "beta", "target", "lower", "upper", "objective", "diagnostics"} <= set(of)
+    np.testing.assert_allclose([of["E"], np.exp(of["log_B"]), of["beta"]], [2, 30, 0.3], rtol=1e-5)
+    assert of["lower"] < of["target"] < of["upper"]
+    assert not (tmp_path / "points.png").exists()
+
+
+def test_order_and_repeated_lines_change_nothing(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    noisy = (2 + 30 * TOKENS**-0.3) * np.exp(0.002 * rng.standard_normal(8))
+    rows = [f"{t!r},{x!r}\n" for t, x in zip(TOKENS.tolist(), noisy.tolist(), strict=True)]
+    outs = []
+    for chosen in (rows, [rows[i] for i in rng.permutation(8)]):
+        outs.append(asked(capsys, table(tmp_path, "tokens,loss\n" + "".join(chosen)), "--predict", "1e8", "--json")[1])
+    assert outs[0] == outs[1]
+
+
+def test_domains_get_their_own_numbers(tmp_path, capsys):
+    rows = "".join(f"{t!r},{x + 30 * t**-0.3!r},{d}\n" for d, x in (("a", 2), ("b", 1)) for t in TOKENS.tolist())
+    path = table(tmp_path, f"tokens,loss,domain\n{rows}")
+    out = asked(capsys, path, "--predict", "1e8", "--json", "--initial", "a=5,b=4", "--current", "a=2")[1]
+    domains = json.loads(out)["domains"]
+    np.testing.assert_allclose([domains[name]["E"] for name in "ab"], [2, 1], rtol=1e-5)
+    assert domains["a"]["verdicts"] == ["target not below current"]
+    assert domains["b"]["verdicts"] == ["trustworthy"]
+
+
+def test_units_that_are_no_tokens_are_warned_of(tmp_path, capsys):
+    billions = "".join(f"{t / 1e9!r},{2 + 30 * t**-0.3!r}\n" for t in TOKENS.tolist())
+    out = asked(capsys, table(tmp_path, f"tokens,loss\n{billions}"), "--no-plot")[1]
+    assert "as if they were counted in millions or billions" in out
+    mixed = "".join(f"{t / (1e9 if t > 5e6 else 1)!r},{2 + 30 * t**-0.3!r}\n" for t in TOKENS.tolist())
+    assert "as if units were mixed" in asked(capsys, table(tmp_path, f"tokens,loss\n{mixed}"), "--no-plot")[1]
+    assert "warning" not in asked(capsys, table(tmp_path), "--no-plot")[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        (None, ("--law", "XYZ"), "unknown law 'XYZ'; known are LD"),
+        ("tokens,loss\n1,3\n2,2\n", (), "at least 3 points in every domain, got 2"),
+        (None, ("--delta", "-1"), 'delta must be positive or "auto"'),
+        (None, ("--predict", "-5"), "target_tokens must be positive"),
+        (None, ("--law", "LND"), "no column 'params'"),
+        (None, ("--initial", "x=3"), "--initial names 'x'"),
+        (None, ("--initial", "much"), "--initial is no number: 'much'"),
+        (None, ("--level", "2"), "level must lie in"),
+        (None, ("--drop-worst", "9"), "of which 9 are to go"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, text, arguments, message):
+    code, _, err = asked(capsys, table(tmp_path, text), "--no-plot", *arguments)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_target_behind_the_points_is_told(tmp_path, capsys):
+    assert "extrapolates backwards" in asked(capsys, table(tmp_path), "--no-plot", "--predict", "2e6")[1]
+
+
+def test_the_law_over_model_sizes_has_standard_errors(tmp_path, capsys):
+    params, tokens, losses = planted(noise=0.01)
+    rows = "".join(
+        f"{n!r},{d!r},{x!r}\n" for n, d, x in zip(*(c.tolist() for c in (params, tokens, losses)), strict=True)
+    )
+    path = table(tmp_path, f"params,tokens,loss\n{rows}")
+    options = ("--law", "LND", "--replicates", "50", "--json", "--predict", "1e12", "--params", "1e10")
+    of = json.loads(asked(capsys, path, *options)[1])["domains"]["all"]
+    assert {"A", "B", "E", "alpha", "beta", "standard_errors", "intervals", "objective"} <= set(of)
+    low, high = of["intervals"]["alpha"]
+    assert low < 0.34 < high
+    assert of["lower"] < 1.7 + 400 / 1e10**0.34 + 1800 / 1e12**0.36 < of["upper"]
+    assert (tmp_path / "points.png").exists()
+
+
+@pytest.mark.skipif(not FOLDER.exists(), reason="the points have no licence; VTUNE_CHINCHILLA names their folder")
+def test_chinchillas_figure_by_the_command(tmp_path, capsys):
+    lines = (FOLDER / "epoch_chinchilla_245.csv").read_text().splitlines()
+    header = lines[0].split(",")
+    place = [header.index(name) for name in ("Model Size", "Training FLOP", "loss")]
+    rows = [[float(line.split(",")[i]) for i in place] for line in lines[1:]]
+    text = "params,tokens,loss\n" + "".join(f"{n!r},{c / (6 * n)!r},{x!r}\n" for n, c, x in rows)
+    path = table(tmp_path, text)
+    options = ("--law", "LND", "--drop-worst", "5", "--json", "--no-plot", "--replicates", "10")
+    of = json.loads(asked(capsys, path, *options)[1])["domains"]["all"]
+    published = {"A": 477.826, "B": 2143.417, "E": 1.817218, "alpha": 0.347310, "beta": 0.367172}
+    for name, value in published.items():
+        np.testing.assert_allclose(of[name], value, rtol=1e-5)
+    np.testing.assert_allclose(of["objective"], 0.00101827402, rtol=1e-8)
+    assert of["diagnostics"]["points"] == 240
+
+
+def test_the_law_with_annealing_takes_areas(tmp_path, capsys):
+    forward, annealed = np.geomspace(5, 100, 10), np.linspace(0, 9, 10)
+    losses = 2 + 5 * forward**-0.4 - 0.01 * annealed
+    rows = "".join(
+        f"{a!r},{b!r},{x!r}\n" for a, b, x in zip(*(c.tolist() for c in (forward, annealed, losses)), strict=True)
+    )
+    path = table(tmp_path, f"forward_area,annealed_area,loss\n{rows}")
+    of = json.loads(asked(capsys, path, "--law", "LRA", "--json")[1])["domains"]["all"]
+    np.testing.assert_allclose([of["E"], of["alpha"], of["C"]], [2, 0.4, 0.01], rtol=1e-4)
+    assert "needs tokens" in asked(capsys, path, "--law", "LRA", "--predict", "5")[2]
+
+
+def test_the_users_own_compilation_cache_is_respected(monkeypatch):
+    import jax
+
+    before = jax.config.values["jax_compilation_cache_dir"]
+    fitting.keep_compiled()
+    assert jax.config.values["jax_compilation_cache_dir"] == before
