@@ -1,17 +1,23 @@
 """The commands in `experiments/` still run: at tiny sizes, with results that can only come from doing the work."""
 
 import argparse
+import gzip
+import json
 
 import numpy as np
 import pytest
 
 from experiments import own_loop
+from experiments.fit_speed import measure as fit_speed
 from experiments.mixture_speed import measure as speed
 from experiments.mixture_speed import waits
 from experiments.plan_cost import measure as plan_cost
 from experiments.rule_speed import eager
 from experiments.rule_speed import measure as rule_speed
 from experiments.step_time import measure as step_time
+from experiments.target_error import measure as target_error
+from experiments.target_error import predict as target_predict
+from tests.stages.experiment import write_experiment
 from vtune_jax.models import DecoderConfig
 
 
@@ -73,3 +79,47 @@ def test_speeds_are_measured_side_by_side(tmp_path):
     assert found["numpy_limit"]["to_limit"] == 1
     assert found["ours"]["per_cpu_second"] > 0
     assert found["ours"]["to_grain"] is None
+
+
+def test_fits_are_timed_against_scipy_on_the_same_objective():
+    found = fit_speed.measure(1, domains=8, some=1, replicates=16, published=16)["found"]
+    assert all(of["ours_s"] > 0 and of["first_call_s"] > 0 for of in found.values())
+    assert sum(of["ratio"] is not None for of in found.values()) == 3
+    # The rival's objective is ours: both find the same law.
+    tokens, losses = fit_speed.curves(1)
+    t, rng = np.log(tokens) - np.log(tokens).mean(), np.random.default_rng(0)
+    theirs = fit_speed.scipy_fit(t, np.log(losses[:, 0]), fit_speed.scaled_starts(t, losses[:, 0], rng))
+    ours = fit_speed.fit_loss_curves(tokens, losses)
+    np.testing.assert_allclose(fit_speed.objective(theirs, t, np.log(losses[:, 0]))[0], ours.objective[0], rtol=1e-3)
+
+
+def test_the_errors_of_targets_are_measured(tmp_path, monkeypatch):
+    config = write_experiment(tmp_path)
+    text = (
+        config.read_text().replace(f"{tmp_path}/base.jsonl", "base/base.jsonl.gz").replace("steps = 30", "steps = 80")
+    )
+    config.write_text(text)
+    for folder, name in (("base", "base.jsonl"), *(("made", f"{d}.jsonl") for d in ("letters", "digits", "mixed"))):
+        place = tmp_path / "data" / folder / (name.removesuffix(".jsonl") if folder == "made" else "")
+        place.mkdir(parents=True, exist_ok=True)
+        target = place / ("train.jsonl.gz" if folder == "made" else "base.jsonl.gz")
+        target.write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    monkeypatch.setattr(target_error, "CONFIG", config)
+    monkeypatch.setattr(target_error, "SETTINGS", {"made": ("letters", "digits", "mixed")})
+    monkeypatch.setattr(target_error, "PROXY_SHARES", (0.4, 0.2, 0.1, 0.05))
+    record = target_error.measure(tmp_path / "data", "made", 3, tmp_path / "run")
+    assert record["runs"]["real"]["steps"][-1] == 80
+    assert len(record["runs"]["annealed 32"]["rates"]) == 32
+    assert record["runs"]["real"]["loss"][-1] != record["runs"]["constant"]["loss"][-1]
+
+
+def test_the_recorded_predictions_follow_from_the_recorded_curves():
+    record = json.loads(target_error.CURVES.read_text().splitlines()[-1])
+    again = target_predict.predict(record)
+    lines = (json.loads(line) for line in target_predict.PREDICTIONS.read_text().splitlines())
+    kept = [row for row in lines if (row["setting"], row["seed"]) == (record["setting"], record["seed"])]
+    assert [(row["way"], row["budget"]) for row in again] == [(row["way"], row["budget"]) for row in kept]
+    for new, old in zip(again, kept, strict=True):
+        np.testing.assert_allclose(new["target"], old["target"], rtol=1e-4)
+        assert new["inside"] == old["inside"]
+    assert "in the 90 % interval" in target_predict.table(again)

@@ -170,7 +170,7 @@ def domain_lines(predictions: list[dict]) -> str:
     mostly = sum(np.mean(values) > 0.5 for values in held.values())
     listed = ", ".join(f"{key} {value:.2f}" for key, value in medians.items())
     return (
-        f"With one annealed proxy of a fifth of the steps the median error by domain is {listed}; the truth lies inside "
+        f"With one annealed proxy of a fifth of the steps the median error by domain is {listed}; the truth lies in "
         f"the interval, in most seeds, in {mostly} of {len(held)} domains."
     )
 

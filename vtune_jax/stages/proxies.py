@@ -65,18 +65,22 @@ def design(config: ExperimentConfig) -> list[Round]:
     options, steps = config.targets, config.train.steps
     budget = options.budget * steps
     price = evaluation_steps(config)
-    shares = [2.0**index / (2**ROUNDS - 1) for index in range(ROUNDS)] if options.half_width else [1.0]
     if options.proxies == "one":
+        least = _LEAST_STEPS + _LEAST_EVALUATIONS * price
+        rounds = ROUNDS if options.half_width else 1
+        while rounds > 1 and budget / (2**rounds - 1) < least:
+            rounds -= 1
+        if budget < least:
+            raise _too_small(budget, least / steps)
+        shares = [2.0**index / (2**rounds - 1) for index in range(rounds)]
         warmup = config.train.optimizer.warmup_fraction
-        return [_single(share * budget, options.evaluations, price, warmup, steps) for share in shares]
+        return [_single(share * budget, options.evaluations, price, warmup) for share in shares]
     return _ladders(budget, price, steps, in_rounds=bool(options.half_width))
 
 
-def _single(budget: float, evaluations: int, price: float, warmup: float, real: int) -> Round:
+def _single(budget: float, evaluations: int, price: float, warmup: float) -> Round:
     count = int(np.clip(_MOST_EVALUATION * budget / price, _LEAST_EVALUATIONS, evaluations))
     length = int(budget - count * price)
-    if length < _LEAST_STEPS:
-        raise _too_small(budget, (_LEAST_STEPS + _LEAST_EVALUATIONS * price) / real)
     first = max(length // _FIRST_SHARE, round(warmup * length)) + 1
     places = np.unique(np.round(np.geomspace(first, length, count)).astype(int))
     return Round((ShortRun(length, tuple(places.tolist())),), length + len(places) * price)
