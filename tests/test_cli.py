@@ -38,7 +38,7 @@ def _seconds(*arguments):
     return time.perf_counter() - start
 
 
-@pytest.mark.parametrize("verb", [*cli.STAGES, "doctor"])
+@pytest.mark.parametrize("verb", [*cli.STAGES, "fit", "doctor"])
 def test_every_verb_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as left:
         cli.invoke([verb, "--help"])

@@ -30,14 +30,14 @@ def test_links_lead_somewhere(name):
 
 
 def test_every_verb_is_named():
-    for verb in (*cli.STAGES, "doctor"):
+    for verb in (*cli.STAGES, "fit", "doctor"):
         assert f"`{verb}`" in README or f"vtune-jax {verb}" in README
 
 
 def test_the_corpus_example_is_accepted(tmp_path):
-    example = re.search(r"```toml\n(.*?)```", README, re.DOTALL)[1]
+    example, targets = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)[:2]
     path = tmp_path / "own.toml"
-    path.write_text(f'{example}\n[[arms]]\nname = "static"\n')
+    path.write_text(f'{example}\n{targets}\n[[arms]]\nname = "static"\n')
     config = load(path)
     assert [domain.name for domain in config.corpus.domains] == ["manuals", "tickets"]
 

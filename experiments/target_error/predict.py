@@ -1,7 +1,7 @@
 """Targets predicted from the recorded curves in three ways, against what the static run reached.
 
     python -m experiments.target_error.predict             # prints the table
-    python -m experiments.target_error.predict --write     # BUILD.md's table, the picture, and predictions.jsonl
+    python -m experiments.target_error.predict --write     # BUILD.md's table, picture, predictions.jsonl, points.csv
 
 - constant: one proxy at a constant learning rate over the whole budget, L(D) = E + B / D^beta: the trap;
 - several: annealed proxies whose lengths halve, the longest half the budget, L(D) through their ends;
@@ -26,6 +26,7 @@ LEVEL = 0.9
 FIRST_SHARE = 8  # as in `vtune_jax.stages.proxies`: a run is looked at after an eighth of its steps
 PREDICTIONS = Path(__file__).with_name("predictions.jsonl")
 PICTURE = Path(__file__).with_name("errors.png")
+POINTS = Path(__file__).with_name("points.csv")
 
 
 def main() -> None:
@@ -40,6 +41,7 @@ def main() -> None:
     if options.write:
         PREDICTIONS.write_text("".join(json.dumps(row) + "\n" for row in predictions))
         draw(predictions)
+        write_points(records[0])
         replace_block(ROOT / "BUILD.md", "target errors", text)
 
 
@@ -173,6 +175,17 @@ def domain_lines(predictions: list[dict]) -> str:
         f"With one annealed proxy of a fifth of the steps the median error by domain is {listed}; the truth lies in "
         f"the interval, in most seeds, in {mostly} of {len(held)} domains."
     )
+
+
+def write_points(record: dict) -> None:
+    """The ends of one seed's annealed proxies, as an example of a table for `vtune-jax fit`."""
+    rows = [
+        f"{run['steps'][-1] * record['batch_tokens']},{loss},{domain}"
+        for name, run in record["runs"].items()
+        if name.startswith("annealed")
+        for loss, domain in zip(run["loss"][-1], record["domains"], strict=True)
+    ]
+    POINTS.write_text("\n".join(["tokens,loss,domain", *rows]) + "\n")
 
 
 def draw(predictions: list[dict]) -> None:

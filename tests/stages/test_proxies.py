@@ -100,6 +100,26 @@ def test_targets_come_from_a_ladder_in_rounds_or_from_a_table(path, tmp_path):
     np.testing.assert_allclose(found["predicted"], facts["predicted"], rtol=1e-6)
 
 
+def test_a_table_with_model_sizes_is_read_off_at_this_model(path, tmp_path):
+    rng = np.random.default_rng(0)
+    sizes, tokens = 10 ** rng.uniform(3, 6, 40), 10 ** rng.uniform(3, 6, 40)
+    law = lambda n, d: 1.0 + 20 / n**0.4 + 30 / d**0.35  # noqa: E731
+    rows = [
+        f"{n!r},{d!r},{law(n, d)!r},{name}\n"
+        for n, d in zip(sizes.tolist(), tokens.tolist(), strict=True)
+        for name in ("letters", "digits", "mixed")
+    ]
+    table = tmp_path / "sizes.csv"
+    table.write_text("params,tokens,loss,domain\n" + "".join(rows))
+    options = ["--run-folder", str(tmp_path / "run"), "--quiet", "--from", str(table), "train.steps=1000"]
+    assert cli.invoke(["targets", str(path), *options]) == 0
+    (facts,) = facts_of(tmp_path / "run")
+    experiment = config.load(path)
+    expected = law(experiment.model.parameters(300), 1000 * experiment.data.batch_tokens)
+    np.testing.assert_allclose(facts["target"], expected, rtol=2e-3)
+    assert facts["verdict"] == ["from model sizes"] * 3
+
+
 def test_a_table_that_cannot_be_used_is_refused_before_the_base_model_is_trained(path, tmp_path, capsys):
     table = tmp_path / "runs.csv"
     table.write_text("tokens,loss,domain\n1,2,letters\n")

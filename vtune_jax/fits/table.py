@@ -25,13 +25,19 @@ class Curves(NamedTuple):
 
 
 def read_curves(
-    path: Path, *, columns: Sequence[str] = ("tokens",), names: Sequence[str] | None = None, drop_worst: int = 0
+    path: Path,
+    *,
+    columns: Sequence[str] = ("tokens",),
+    optional: Sequence[str] = (),
+    names: Sequence[str] | None = None,
+    drop_worst: int = 0,
 ) -> Curves:
     """Reads a table; order and repeated rows of its lines do not matter to a fit.
 
     Args:
         path: CSV; column names in any case, other columns are ignored.
         columns: what each point must say beside `loss`; `domain` is optional unless `names` has more than one.
+        optional: further columns, taken if they are there.
         names: domains that the table must hold, in this order; None: those that it holds, in order of appearance.
         drop_worst: leaves out the n largest losses of each domain and whatever is not below them.
 
@@ -40,6 +46,7 @@ def read_curves(
             that is not in the table.
     """
     header, rows = _rows(path)
+    columns = (*columns, *(name for name in optional if name in header))
     missing = [name for name in (*columns, "loss") if name not in header]
     if names is not None and len(names) > 1 and "domain" not in header:
         missing.append("domain")

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import ndtri
 
 from vtune_jax.core.types import Targets
 from vtune_jax.errors import UserError
 from vtune_jax.fits.annealing import Areas, areas, decay_for
+from vtune_jax.fits.bootstrap import draw_cases
+from vtune_jax.fits.chinchilla import bootstrap_chinchilla, fit_chinchilla
+from vtune_jax.fits.chinchilla import predict as predict_chinchilla
 from vtune_jax.fits.curves import Target
 from vtune_jax.fits.policy import apply_policy
-from vtune_jax.fits.table import read_curves
-from vtune_jax.fits.targets import TargetEstimate, estimate_targets
+from vtune_jax.fits.table import Curves, read_curves
+from vtune_jax.fits.targets import TargetEstimate, estimate_targets, finite
 from vtune_jax.stages.cache import write_json
 from vtune_jax.stages.proxies import Measurement, design, joined, measure_round, subsample_for
 from vtune_jax.train.evaluate import mean_loss
@@ -25,6 +29,9 @@ from vtune_jax.train.state import make_targets
 if TYPE_CHECKING:
     from vtune_jax.config import ExperimentConfig
     from vtune_jax.stages.pipeline import Pipeline
+
+
+_REPLICATES = 1000
 
 
 def predict_targets(pipeline: Pipeline, folder: Path) -> None:
@@ -54,12 +61,12 @@ def assert_possible(config: ExperimentConfig, names: tuple[str, ...]) -> None:
     if config.trains_proxies:
         design(config)
     elif config.targets.table:
-        table = read_curves(Path(config.targets.table), names=names)
-        fewest = (~np.isnan(table.losses)).sum(axis=0)
-        if fewest.min() < 3:
+        table = read_curves(Path(config.targets.table), names=names, optional=("params",))
+        fewest, least = (~np.isnan(table.losses)).sum(axis=0), 5 if "params" in table.others else 3
+        if fewest.min() < least:
             raise UserError(
                 f"{config.targets.table} has {fewest.min()} points of domain '{names[int(fewest.argmin())]}'",
-                "give at least three",
+                f"give at least {least}",
             )
 
 
@@ -144,9 +151,11 @@ def schedule_areas(optimizer: OptimizerConfig, steps: int, decay: float) -> Area
 
 
 def _from_table(pipeline: Pipeline, path: Path, initial: np.ndarray, budget: int) -> dict[str, Any]:
-    """From losses measured elsewhere: `tokens, loss, domain`."""
+    """From losses measured elsewhere: `tokens, loss, domain`, and `params` if model sizes differ."""
     config = pipeline.config
-    table = read_curves(path, names=pipeline.prepared.names)
+    table = read_curves(path, names=pipeline.prepared.names, optional=("params",))
+    if "params" in table.others:
+        return _from_sizes(pipeline, table, initial, budget)
     estimate = estimate_targets(table.tokens, table.losses, budget, **_common(config, initial))
     settled = _settled(pipeline, estimate, Target(float(budget)), initial)
     # One column per domain of its own: a report shows the points that all domains have.
@@ -158,6 +167,41 @@ def _from_table(pipeline: Pipeline, path: Path, initial: np.ndarray, budget: int
         "notes": [*table.notes, *settled["notes"]],
         "points": points or {"tokens": [], "loss": []},
         "proxy_tokens": 0,
+    }
+
+
+def _from_sizes(pipeline: Pipeline, table: Curves, initial: np.ndarray, budget: int) -> dict[str, Any]:
+    """The law over model sizes, read off at this experiment's model; intervals by case resampling."""
+    config = pipeline.config
+    size = config.model.parameters(pipeline.prepared.vocab_size)
+    low, high = (1 - config.targets.level) / 2, (1 + config.targets.level) / 2
+    fit = fit_chinchilla(table.others["params"], table.tokens, table.losses, delta="auto")
+    target = predict_chinchilla(fit, size, budget)
+    spread = []
+    for place in range(len(table.names)):
+        seen = ~np.isnan(table.losses[:, place])
+        sizes, tokens, losses = (x[seen, place] for x in (table.others["params"], table.tokens, table.losses))
+        drawn = draw_cases(len(losses), _REPLICATES, seed=config.seed, different=5)
+        replicates = bootstrap_chinchilla(sizes, tokens, losses, drawn, delta=float(fit.delta[place]))
+        spread.append(np.quantile(predict_chinchilla(replicates, size, budget), (low, high)))
+    lower, upper = np.array(spread).T
+    lower, upper = np.minimum(lower, target), np.maximum(upper, target)
+    fails = ~(target < initial - config.targets.min_gap)
+    if fails.any():
+        raise UserError(
+            f"the law over model sizes puts the targets of {[table.names[i] for i in np.flatnonzero(fails)]} at "
+            f"{target[fails].round(3).tolist()}, not below the initial losses {initial[fails].round(3).tolist()}",
+            "measure more, or give targets.losses",
+        )
+    names = ("E", "log_A", "alpha", "log_B", "beta")
+    return {
+        **own_targets(tuple(target.tolist())),
+        "lower": lower.tolist(),
+        "upper": upper.tolist(),
+        "standard_error": ((upper - lower) / (2 * float(ndtri(high)))).tolist(),
+        "verdict": ["from model sizes"] * len(target),
+        "law": {name: finite(getattr(fit, name)) for name in names},
+        "notes": list(table.notes),
     }
 
 
