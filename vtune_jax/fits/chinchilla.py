@@ -164,7 +164,7 @@ def bootstrap_chinchilla(
         return _to_fit(jax.tree.map(np.asarray, solution), *middles)
 
 
-def predict(fit: ChinchillaFit, params: float, tokens: float) -> Float[np.ndarray, " fits"]:
+def predict(fit: ChinchillaFit, params: int | float, tokens: int | float) -> Float[np.ndarray, " fits"]:
     """`E + exp(log_A - alpha log N) + exp(log_B - beta log D)`."""
     return fit.E + np.exp(fit.log_A - fit.alpha * np.log(params)) + np.exp(fit.log_B - fit.beta * np.log(tokens))
 
