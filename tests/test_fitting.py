@@ -67,6 +67,19 @@ def test_domains_get_their_own_numbers(tmp_path, capsys):
     assert domains["b"]["verdicts"] == ["trustworthy"]
 
 
+def test_points_of_several_runs_are_no_neighbours(tmp_path, capsys):
+    off = 0.01 * np.array([1, 1, -1, -1, 1, 1, -1, -1])
+    losses = (2 + 30 * TOKENS**-0.3) * np.exp(off)
+    rows = [f"{t!r},{x!r}" for t, x in zip(TOKENS.tolist(), losses.tolist(), strict=True)]
+    one = asked(capsys, table(tmp_path, "tokens,loss\n" + "\n".join(rows)), "--json", "--predict", "1e8")[1]
+    text = "tokens,loss,run\n" + "\n".join(f"{row},{number}" for number, row in enumerate(rows, start=1))
+    several = asked(capsys, table(tmp_path, text), "--json", "--predict", "1e8")[1]
+    one, several = (json.loads(out)["domains"]["all"]["diagnostics"] for out in (one, several))
+    assert one["autocorrelation"] > 0.1
+    assert several["autocorrelation"] is None
+    assert one["effective_points"] < several["effective_points"] == 8
+
+
 def test_units_that_are_no_tokens_are_warned_of(tmp_path, capsys):
     billions = "".join(f"{t / 1e9!r},{2 + 30 * t**-0.3!r}\n" for t in TOKENS.tolist())
     out = asked(capsys, table(tmp_path, f"tokens,loss\n{billions}"), "--no-plot")[1]

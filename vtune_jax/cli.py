@@ -142,10 +142,10 @@ def _add_fit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     fit = verbs.add_parser(
         "fit",
         help="a scaling law through any points of yours: parameters, intervals, verdict, picture",
-        description="Fits a scaling law to a CSV file with columns tokens, loss and, if wanted, domain and params.",
+        description="Fits a scaling law to a CSV file with columns tokens, loss and, if wanted, domain, params, run.",
         epilog="example: vtune-jax fit points.csv --predict 1e9 --initial 3.2",
     )
-    fit.add_argument("points", type=Path, help="CSV file; LND needs params too, LRA forward_area and annealed_area")
+    fit.add_argument("points", type=Path, help="CSV file; LND needs params too, LRA two areas; run: a number")
     fit.add_argument("--law", default="LD", help="LD: E + B/D^beta (default); LND: with A/N^alpha; LRA: with annealing")
     fit.add_argument("--predict", type=float, metavar="D", help="tokens to predict the loss at")
     fit.add_argument("--params", type=float, metavar="N", help="model size to predict it for, under LND")

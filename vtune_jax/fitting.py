@@ -62,9 +62,8 @@ def answer(request: Request) -> Answer:
     """
     try:
         law = law_named(request.law)
-        table = read_curves(request.points, columns=law.columns[::-1], drop_worst=request.drop_worst)
-        if law.name == "LRA":
-            table = read_curves(request.points, columns=law.columns, drop_worst=request.drop_worst)
+        columns = law.columns if law.name == "LRA" else law.columns[::-1]
+        table = read_curves(request.points, columns=columns, optional=("run",), drop_worst=request.drop_worst)
         return _chinchilla(request, table) if law.name == "LND" else _curves(request, table, law.name)
     except ValueError as error:
         raise UserError(str(error).rstrip("."), "mend that and run the same command again") from error
@@ -90,6 +89,7 @@ def _curves(request: Request, table: Curves, law: str) -> Answer:
         current_losses=_by_domain(request.current, table.names, "--current"),
         annealed=annealed,
         target_annealed=last_annealed,
+        runs=table.others.get("run"),
         level=request.level,
         delta=request.delta,
         drop_head=request.drop_head,  # type: ignore[arg-type]

@@ -180,12 +180,12 @@ def domain_lines(predictions: list[dict]) -> str:
 def write_points(record: dict) -> None:
     """The ends of one seed's annealed proxies, as an example of a table for `vtune-jax fit`."""
     rows = [
-        f"{run['steps'][-1] * record['batch_tokens']},{loss},{domain}"
-        for name, run in record["runs"].items()
+        f"{run['steps'][-1] * record['batch_tokens']},{loss},{domain},{number}"
+        for number, (name, run) in enumerate(record["runs"].items(), start=1)
         if name.startswith("annealed")
         for loss, domain in zip(run["loss"][-1], record["domains"], strict=True)
     ]
-    POINTS.write_text("\n".join(["tokens,loss,domain", *rows]) + "\n")
+    POINTS.write_text("\n".join(["tokens,loss,domain,run", *rows]) + "\n")
 
 
 def draw(predictions: list[dict]) -> None:

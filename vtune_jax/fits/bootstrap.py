@@ -31,7 +31,7 @@ def draw_cases(points: int, replicates: int, *, seed: int, different: int = 3) -
         raise ValueError(f"points must be at least {different}, got {points}.")
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, points, (replicates, points))
-    while (few := np.array([len(set(row)) < different for row in drawn.tolist()])).any():
+    while (few := (np.diff(np.sort(drawn, axis=1), axis=1) > 0).sum(axis=1) + 1 < different).any():
         drawn[few] = rng.integers(0, points, (few.sum(), points))
     return drawn
 
@@ -48,12 +48,11 @@ def bootstrap_predictions(
         seed: of the draws; domains with as many points draw alike.
     """
     domains = len(curves.middle)
-    place_of = [np.flatnonzero(curves.seen[:, domain]) for domain in range(domains)]
+    times = {int(n): _times_drawn(int(n), replicates, seed) for n in np.unique(curves.seen.sum(axis=0))}
     weight = np.zeros((curves.points.weight.shape[0], domains, replicates))
-    for domain, places in enumerate(place_of):
-        drawn = places[draw_cases(len(places), replicates, seed=seed)]
-        of_domain = weight[:, domain]
-        np.add.at(of_domain, (drawn, np.arange(replicates)[:, None]), 1.0)
+    for domain in range(domains):
+        places = np.flatnonzero(curves.seen[:, domain])
+        weight[places, domain] = times[len(places)]
     lanes = domains * replicates
     repeated = [
         np.repeat(column[..., :domains], replicates, axis=-1)
@@ -75,3 +74,9 @@ def bootstrap_predictions(
     t = (np.log(target.tokens) - curves.middle)[:, None]
     inner = 1 - s * host_psi(t, b) - k * (target.annealed / curves.scale)[:, None]
     return (np.exp(c) * np.maximum(inner, 1e-12)).T
+
+
+def _times_drawn(points: int, replicates: int, seed: int) -> Int[np.ndarray, "points replicates"]:
+    """How often each replicate draws each point."""
+    drawn = draw_cases(points, replicates, seed=seed) + points * np.arange(replicates)[:, None]
+    return np.bincount(drawn.ravel(), minlength=points * replicates).reshape(replicates, points).T

@@ -231,7 +231,9 @@ def estimate_targets(
 def effective_points(curves: FittedCurves, rho: Float[np.ndarray, " domains"]) -> Points:
     """Points weighted by how many independent ones each is worth: Huber weights, less what autocorrelation takes."""
     domains, places = len(rho), slice(0, len(curves.residuals))
-    robust = np.minimum(1.0, curves.fit.delta / np.maximum(np.abs(curves.residuals), 1e-300))
+    # A width far below the residuals, as published ones often are, would say that no point counts.
+    width = np.maximum(curves.fit.delta, 1.345 * curves.fit.sigma)
+    robust = np.minimum(1.0, width / np.maximum(np.abs(curves.residuals), 1e-300))
     weight = curves.points.weight.copy()
     weight[places, :domains] *= robust * independent_share(rho, curves.seen.sum(axis=0))
     weight[:, domains:] = weight[:, :1]

@@ -153,10 +153,11 @@ def schedule_areas(optimizer: OptimizerConfig, steps: int, decay: float) -> Area
 def _from_table(pipeline: Pipeline, path: Path, initial: np.ndarray, budget: int) -> dict[str, Any]:
     """From losses measured elsewhere: `tokens, loss, domain`, and `params` if model sizes differ."""
     config = pipeline.config
-    table = read_curves(path, names=pipeline.prepared.names, optional=("params",))
+    table = read_curves(path, names=pipeline.prepared.names, optional=("params", "run"))
     if "params" in table.others:
         return _from_sizes(pipeline, table, initial, budget)
-    estimate = estimate_targets(table.tokens, table.losses, budget, **_common(config, initial))
+    runs = table.others.get("run")
+    estimate = estimate_targets(table.tokens, table.losses, budget, runs=runs, **_common(config, initial))
     settled = _settled(pipeline, estimate, Target(float(budget)), initial)
     # One column per domain of its own: a report shows the points that all domains have.
     shared = bool((table.tokens == table.tokens[:, :1]).all())
