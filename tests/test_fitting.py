@@ -100,11 +100,13 @@ def test_units_that_are_no_tokens_are_warned_of(tmp_path, capsys):
         (None, ("--initial", "x=3"), "--initial names 'x'"),
         (None, ("--initial", "much"), "--initial is no number: 'much'"),
         (None, ("--level", "2"), "level must lie in"),
+        (None, ("--plot", "/nowhere/at/all.png"), "cannot write the picture /nowhere/at/all.png"),
         (None, ("--drop-worst", "9"), "of which 9 are to go"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, text, arguments, message):
-    code, _, err = asked(capsys, table(tmp_path, text), "--no-plot", *arguments)
+    options = arguments if "--plot" in arguments else ("--no-plot", *arguments)
+    code, _, err = asked(capsys, table(tmp_path, text), *options)
     assert code == 2
     assert err.count("\n") == 1
     assert message in err

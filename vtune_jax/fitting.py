@@ -65,6 +65,11 @@ def answer(request: Request) -> Answer:
         columns = law.columns if law.name == "LRA" else law.columns[::-1]
         table = read_curves(request.points, columns=columns, optional=("run",), drop_worst=request.drop_worst)
         return _chinchilla(request, table) if law.name == "LND" else _curves(request, table, law.name)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the picture {request.plot} ({error.strerror or error})",
+            "give another path with --plot, or --no-plot",
+        ) from error
     except ValueError as error:
         raise UserError(str(error).rstrip("."), "mend that and run the same command again") from error
 

@@ -173,7 +173,9 @@ def judge(
     note(
         share > WIDEST_SHARE,
         Verdict.TOO_WIDE,
-        f"half the interval is {share:.0%} of the way from the initial loss to the target; add longer proxies",
+        f"half the interval is {share:.0%} of the way from the initial loss to the target; add longer proxies"
+        if np.isfinite(share)
+        else "its interval is unbounded; add more points",
     )
     note(
         ahead > FAR_DECADES,
