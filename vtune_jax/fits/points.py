@@ -90,9 +90,9 @@ def padded(column: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def size_for(points: int) -> int:
-    """The next of 8, 12, 16, 24, 32, 48 and so on."""
-    power = max(8, 1 << (points - 1).bit_length())
-    return power * 3 // 4 if points <= power * 3 // 4 and power > 8 else power
+    """The next of 8, 10, 12, 14, 16, 20, 24, 28, 32, 40 and so on: four sizes per octave, at most a quarter too many."""
+    grain = max(2, 1 << max((points - 1).bit_length() - 3, 0))
+    return max(8, -(-points // grain) * grain)
 
 
 def padded_lanes(column: np.ndarray, points: int) -> np.ndarray:
