@@ -169,7 +169,9 @@ class TargetsConfig:
     half_width: float = (
         0.0  # half the interval over the gap from initial to target that is good enough; 0: spend it all
     )
-    subsample: float = 0.0  # share of each domain's training rows that proxies may read; 0: what they read once
+    subsample: float = (
+        1.0  # share of each domain's rows that proxies draw from, the first ones; 1: a random part of all
+    )
     decay: float = 0.0  # lambda of the annealing law; 0: 0.999, and less for runs of under 20,000 steps
     level: float = 0.9  # of the interval
     model_error_per_decade: float = MODEL_ERROR_PER_DECADE  # of the law, in log loss per decade extrapolated
@@ -191,9 +193,10 @@ class TargetsConfig:
         for field in ("half_width", "model_error_per_decade"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} must not be negative, got {getattr(self, field)}")
-        for field in ("subsample", "decay"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"{field} must lie in [0, 1], got {getattr(self, field)}")
+        if not 0 < self.subsample <= 1:
+            raise ValueError(f"subsample must lie in (0, 1], got {self.subsample}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay must lie in [0, 1], got {self.decay}")
         if not 0 < self.level < 1:
             raise ValueError(f"level must lie in (0, 1), got {self.level}")
         if self.table and self.losses:

@@ -1,6 +1,5 @@
 """The design of proxies from a budget, and targets from them or from a table."""
 
-import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +9,7 @@ from tests.stages.experiment import write_experiment
 from vtune_jax import cli, config
 from vtune_jax.errors import UserError
 from vtune_jax.stages.cache import read_json
-from vtune_jax.stages.proxies import design, evaluation_steps, subsample_for
+from vtune_jax.stages.proxies import design, evaluation_steps, share_read
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +64,10 @@ def test_a_budget_that_is_too_small_says_what_would_do(path, proxies):
     design(configured(path, f'targets.proxies="{proxies}"', f"targets.budget={wanted + 0.01}"))
 
 
-def test_no_row_is_read_twice_by_the_longest_proxy(path):
-    experiment = configured(path)
-    rows, prior = np.array([1000, 400]), np.array([0.5, 0.5])
-    # 50 steps of 4 rows, half of them from the smaller domain: a quarter of its 400, and a little room.
-    assert subsample_for(experiment, rows, prior, 50) == pytest.approx(0.26)
-    assert subsample_for(experiment, rows, prior, 5000) == 1.0
-    fixed = dataclasses.replace(experiment, targets=dataclasses.replace(experiment.targets, subsample=0.7))
-    assert subsample_for(fixed, rows, prior, 50) == 0.7
+def test_the_sub_sample_is_what_the_longest_proxy_comes_to(path):
+    # 50 steps of 4 rows, half of them from each: 100 rows of 1,000 and of 400.
+    read = share_read(configured(path), np.array([1000, 400]), np.array([0.5, 0.5]), 50)
+    np.testing.assert_allclose(read, [0.1, 0.25])
 
 
 def facts_of(folder):

@@ -90,7 +90,7 @@ def padded(column: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def size_for(points: int) -> int:
-    """The next of 8, 10, 12, 14, 16, 20, 24, 28, 32, 40 and so on: four sizes per octave, at most a quarter too many."""
+    """The next of 8, 10, 12, 14, 16, 20, 24, 28, 32, 40 and so on: four sizes per octave."""
     grain = max(2, 1 << max((points - 1).bit_length() - 3, 0))
     return max(8, -(-points // grain) * grain)
 

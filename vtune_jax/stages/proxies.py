@@ -111,19 +111,16 @@ def _too_small(budget: float, wanted: float) -> UserError:
     )
 
 
-def subsample_for(config: ExperimentConfig, rows: np.ndarray, prior: np.ndarray, longest: int) -> float:
-    """The smallest share of the domains' rows of which the longest proxy reads none twice, at most all."""
-    if config.targets.subsample:
-        return config.targets.subsample
-    wanted = longest * config.data.batch * prior / rows
-    return float(min(1.0, np.ceil(100 * wanted.max() + 1) / 100))
+def share_read(config: ExperimentConfig, rows: np.ndarray, prior: np.ndarray, longest: int) -> np.ndarray:
+    """The sub-sample: which share of each domain's rows the longest proxy reads, a random part; over 1: repeatedly."""
+    return longest * config.data.batch * prior / rows
 
 
-def measure_round(pipeline: Pipeline, folder: Path, index: int, plan: Round, subsample: float) -> Measurement:
+def measure_round(pipeline: Pipeline, folder: Path, index: int, plan: Round) -> Measurement:
     """Trains and evaluates the proxies of a round, or reads what they gave."""
     file = folder / f"round-{index}.json"
     if not file.exists():
-        losses = _train(pipeline, folder / f"round-{index}", plan, subsample)
+        losses = _train(pipeline, folder / f"round-{index}", plan)
         write_json(file, [loss.tolist() for loss in losses])
         shutil.rmtree(folder / f"round-{index}", ignore_errors=True)
     losses = [np.array(loss) for loss in read_json(file)]
@@ -135,10 +132,11 @@ def measure_round(pipeline: Pipeline, folder: Path, index: int, plan: Round, sub
     )
 
 
-def _train(pipeline: Pipeline, folder: Path, plan: Round, subsample: float) -> list[np.ndarray]:
+def _train(pipeline: Pipeline, folder: Path, plan: Round) -> list[np.ndarray]:
     config = pipeline.config
-    # Proxies are short: how often a domain may be read in the real run is not theirs to keep.
-    stores = tuple(store.first(subsample) for store in pipeline.streams.stores)
+    # Rows come in random order, so that a short run reads a random sub-sample; the first part of a domain would be
+    # another text. Proxies are short: how often a domain may be read in the real run is not theirs to keep.
+    stores = tuple(store.first(config.targets.subsample) for store in pipeline.streams.stores)
     streams = Streams(stores=stores, heldout=pipeline.streams.heldout)
     spec = pipeline.lab.plan_spec(streams, config.seed)
     lanes = packed(plan.runs)

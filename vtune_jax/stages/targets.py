@@ -21,7 +21,7 @@ from vtune_jax.fits.policy import apply_policy
 from vtune_jax.fits.table import Curves, read_curves
 from vtune_jax.fits.targets import TargetEstimate, estimate_targets, finite
 from vtune_jax.stages.cache import write_json
-from vtune_jax.stages.proxies import Measurement, design, joined, measure_round, subsample_for
+from vtune_jax.stages.proxies import Measurement, design, joined, measure_round, share_read
 from vtune_jax.train.evaluate import mean_loss
 from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import make_targets
@@ -75,11 +75,11 @@ def _from_proxies(pipeline: Pipeline, folder: Path, initial: np.ndarray, budget:
     rounds = design(config)
     longest = max(run.steps for plan in rounds for run in plan.runs)
     rows = np.array([len(store) for store in pipeline.streams.stores])
-    subsample = subsample_for(config, rows, pipeline.prior, longest)
+    read = share_read(config, rows, pipeline.prior, longest)
     parts: list[Measurement] = []
     spent = 0.0
     for index, plan in enumerate(rounds):
-        parts.append(measure_round(pipeline, folder, index, plan, subsample))
+        parts.append(measure_round(pipeline, folder, index, plan))
         spent += plan.cost_steps
         measured = joined(parts)
         estimate, target = fitted(config, measured, initial)
@@ -89,7 +89,8 @@ def _from_proxies(pipeline: Pipeline, folder: Path, initial: np.ndarray, budget:
     share = spent / config.train.steps
     pipeline.progress.note(
         f"proxies cost {spent:,.0f} optimiser steps with their evaluations, {share:.1%} of the real run; they read "
-        f"{subsample:.0%} of the rows; the widest target is uncertain by {widest:.0%} of its gap"
+        f"{read.min():.0%} to {read.max():.0%} of a domain's rows; "
+        f"the widest target is uncertain by {widest:.0%} of its gap"
     )
     tokens = measured.steps * config.data.batch_tokens
     trained = sum(run.steps for plan in rounds[: len(parts)] for run in plan.runs) * config.data.batch_tokens
@@ -100,7 +101,7 @@ def _from_proxies(pipeline: Pipeline, folder: Path, initial: np.ndarray, budget:
         "points": points,
         "proxy_tokens": trained,
         "proxy_cost": share,
-        "subsample": subsample,
+        "subsample": read.tolist(),
     }
 
 
