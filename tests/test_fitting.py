@@ -93,7 +93,7 @@ def test_units_that_are_no_tokens_are_warned_of(tmp_path, capsys):
     ("text", "arguments", "message"),
     [
         (None, ("--law", "XYZ"), "unknown law 'XYZ'; known are LD"),
-        ("tokens,loss\n1,3\n2,2\n", (), "at least 3 points in every domain, got 2"),
+        ("tokens,loss\n1,3\n2,2\n", (), "domain 'all' has 2 points, the law LD needs at least 3"),
         (None, ("--delta", "-1"), 'delta must be positive or "auto"'),
         (None, ("--predict", "-5"), "target_tokens must be positive"),
         (None, ("--law", "LND"), "no column 'params'"),

@@ -64,6 +64,13 @@ def answer(request: Request) -> Answer:
         law = law_named(request.law)
         columns = law.columns if law.name == "LRA" else law.columns[::-1]
         table = read_curves(request.points, columns=columns, optional=("run",), drop_worst=request.drop_worst)
+        counts = (~np.isnan(table.losses)).sum(axis=0)
+        if counts.min() < law.size:
+            raise UserError(
+                f"domain '{table.names[int(counts.argmin())]}' has {counts.min()} points, the law {law.name} needs at "
+                f"least {law.size}",
+                "measure more, or leave the domain out",
+            )
         return _chinchilla(request, table) if law.name == "LND" else _curves(request, table, law.name)
     except OSError as error:
         raise UserError(
