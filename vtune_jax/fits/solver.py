@@ -24,6 +24,7 @@ from vtune_jax.fits.law import (
 )
 
 _STEPS = 120
+_TEST_RIDGE = 10.0  # directions that only rounding tells from none promise nothing
 _LEAST_DELTA = 1e-6
 
 
@@ -181,7 +182,7 @@ def newton(
         nudge = -jnp.sign(gradient) * 1e3 * eps * jnp.maximum(jnp.abs(at), 1.0)
         free = (piece.into_bounds(at + nudge) != at) | (gradient == 0)
         damped = [[hessian[i][j] + damping * metric[i][j] for j in range(size)] for i in range(size)]
-        step, surrogate = _solved(damped, gradient, free), _solved(metric, gradient, free)
+        step, surrogate = _solved(damped, gradient, free), _solved(metric, gradient, free, _TEST_RIDGE)
         trial = piece.into_bounds(at + step)
         trial_value = objective(points, piece.log_model(trial, points.inputs), delta)
         # Newton is quadratic: a step that promises a relative gain of 1e-12 leads to where values no longer tell, and
@@ -247,12 +248,21 @@ def _by_differentiation(piece: Piece) -> Derivatives:
     return of
 
 
-def _solved(matrix: list[list[Array]], gradient: Float[Array, "p lanes"], free: Bool[Array, "p lanes"]) -> Array:
-    """The step against a gradient in the parameters that are free; 0 in the others, and where there is no step."""
+def _solved(
+    matrix: list[list[Array]], gradient: Float[Array, "p lanes"], free: Bool[Array, "p lanes"], ridge: float = 1e-2
+) -> Array:
+    """The step against a gradient in the parameters that are free; 0 in the others, and where there is no step.
+
+    Args:
+        matrix: symmetric.
+        gradient: what the step goes against.
+        free: which parameters may move.
+        ridge: added to the diagonal, in units of the rounding of its sum.
+    """
     size, dtype = len(gradient), gradient.dtype
     scale = sum((jnp.abs(matrix[i][i]) for i in range(size)), jnp.asarray(jnp.finfo(dtype).tiny))
     rows = [[jnp.where(free[i] & free[j], matrix[i][j], 0.0) for j in range(size)] for i in range(size)]
     for i in range(size):
-        rows[i][i] = rows[i][i] + jnp.where(free[i], 1e-2 * jnp.finfo(dtype).eps * scale, scale)
+        rows[i][i] = rows[i][i] + jnp.where(free[i], ridge * jnp.finfo(dtype).eps * scale, scale)
     step = jnp.stack(solve_symmetric(rows, [jnp.where(free[i], -gradient[i], 0.0) for i in range(size)]))
     return jnp.where(jnp.isfinite(step).all(0), step, 0.0)
