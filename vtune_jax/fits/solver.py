@@ -24,6 +24,7 @@ from vtune_jax.fits.law import (
 )
 
 _STEPS = 120
+_TAIL, _NARROWEST = 8, 32  # the last eighth of the lanes goes on alone, if that are so many
 _TEST_RIDGE = 10.0  # directions that only rounding tells from none promise nothing
 _LEAST_DELTA = 1e-6
 
@@ -170,41 +171,70 @@ def newton(
         parameters, objective, and whether the gradient test holds: before the last step, reweighted least squares
         promised a decrease of less than a millionth of the objective (a thousandth in single precision) or of rounding.
     """
-    size, dtype = start.shape[0], start.dtype
-    eps = jnp.finfo(dtype).eps
-    enough = 1e-3 if dtype == jnp.float32 else 1e-6
-    rounding = rounding_of(points)
-
-    def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        count, at, value, damping, promised, busy = carry
-        gradient, hessian, metric = derivatives(piece, points, delta, at)
-        # A parameter that its bound holds against the descent direction stays where it is.
-        nudge = -jnp.sign(gradient) * 1e3 * eps * jnp.maximum(jnp.abs(at), 1.0)
-        free = (piece.into_bounds(at + nudge) != at) | (gradient == 0)
-        damped = [[hessian[i][j] + damping * metric[i][j] for j in range(size)] for i in range(size)]
-        step, surrogate = _solved(damped, gradient, free), _solved(metric, gradient, free, _TEST_RIDGE)
-        trial = piece.into_bounds(at + step)
-        trial_value = objective(points, piece.log_model(trial, points.inputs), delta)
-        # Newton is quadratic: a step that promises a relative gain of 1e-12 leads to where values no longer tell, and
-        # is taken on the gradient's word.
-        last = (jnp.abs((gradient * step).sum(0)) <= 1e-12 * value + rounding * 1e-3) & (damping <= 1e-3)
-        better = (trial_value < jnp.where(last, value * (1 + 100 * eps) + rounding, value)) & busy
-        promised = jnp.where(busy, -0.5 * (gradient * surrogate).sum(0), promised)
-        return (
-            count + 1,
-            jnp.where(better, trial, at),
-            jnp.where(better, trial_value, value),
-            jnp.where(better, damping * 0.15, jnp.minimum(damping * 5.0, 1e9)),
-            promised,
-            busy & ~last & ~(~better & (damping > 1e7)) & jnp.isfinite(value),
-        )
-
+    rounding, dtype = rounding_of(points), start.dtype
     start = piece.into_bounds(start)
     value = objective(points, piece.log_model(start, points.inputs), delta)
     ones = jnp.ones(value.shape, dtype)
-    carry: Any = (jnp.asarray(0), start, value, ones, ones * jnp.inf, jnp.isfinite(value))
-    _, at, value, _, promised, _ = jax.lax.while_loop(lambda carry: (carry[0] < _STEPS) & carry[-1].any(), body, carry)
-    return at, value, promised <= enough * value + rounding
+    walk = _Walk(start, value, ones, ones * jnp.inf, jnp.isfinite(value))
+    walk = _walked(piece, points, delta, walk, jnp.asarray(0))
+    enough = 1e-3 if dtype == jnp.float32 else 1e-6
+    return walk.at, walk.value, walk.promised <= enough * walk.value + rounding
+
+
+class _Walk(NamedTuple):
+    """Newton's state in every lane."""
+
+    at: Float[Array, "parameters lanes"]
+    value: Float[Array, " lanes"]
+    damping: Float[Array, " lanes"]
+    promised: Float[Array, " lanes"]  # by reweighted least squares, before the last step
+    busy: Bool[Array, " lanes"]
+
+
+def _walked(piece: Piece, points: Points, delta: Array, walk: _Walk, count: Int[Array, ""]) -> _Walk:
+    """Steps until every lane has ended, the last of them in an array of their own: a turn costs by its width."""
+    lanes = walk.value.shape[0]
+    few = lanes // _TAIL if lanes >= _TAIL * _NARROWEST else 0
+
+    def unfinished(carry: tuple[Array, _Walk]) -> Array:
+        count, walk = carry
+        return (count < _STEPS) & (walk.busy.sum() > few)
+
+    def step(carry: tuple[Array, _Walk]) -> tuple[Array, _Walk]:
+        count, walk = carry
+        return count + 1, _step(piece, points, delta, walk)
+
+    count, walk = jax.lax.while_loop(unfinished, step, (count, walk))
+    if not few:
+        return walk
+    left = jnp.argsort(~walk.busy, stable=True)[:few]
+    part, delta, begun = jax.tree.map(lambda x: x[..., left] if x.shape[-1] > 1 else x, (points, delta, walk))
+    ended = _walked(piece, part, delta, begun, count)
+    return jax.tree.map(lambda whole, few: whole.at[..., left].set(few), walk, ended)
+
+
+def _step(piece: Piece, points: Points, delta: Array, walk: _Walk) -> _Walk:
+    at, value, damping, promised, busy = walk
+    size, eps, rounding = len(at), jnp.finfo(at.dtype).eps, rounding_of(points)
+    gradient, hessian, metric = derivatives(piece, points, delta, at)
+    # A parameter that its bound holds against the descent direction stays where it is.
+    nudge = -jnp.sign(gradient) * 1e3 * eps * jnp.maximum(jnp.abs(at), 1.0)
+    free = (piece.into_bounds(at + nudge) != at) | (gradient == 0)
+    damped = [[hessian[i][j] + damping * metric[i][j] for j in range(size)] for i in range(size)]
+    step, surrogate = _solved(damped, gradient, free), _solved(metric, gradient, free, _TEST_RIDGE)
+    trial = piece.into_bounds(at + step)
+    trial_value = objective(points, piece.log_model(trial, points.inputs), delta)
+    # Newton is quadratic: a step that promises a relative gain of 1e-12 leads to where values no longer tell, and
+    # is taken on the gradient's word.
+    last = (jnp.abs((gradient * step).sum(0)) <= 1e-12 * value + rounding * 1e-3) & (damping <= 1e-3)
+    better = (trial_value < jnp.where(last, value * (1 + 100 * eps) + rounding, value)) & busy
+    return _Walk(
+        at=jnp.where(better, trial, at),
+        value=jnp.where(better, trial_value, value),
+        damping=jnp.where(better, damping * 0.15, jnp.minimum(damping * 5.0, 1e9)),
+        promised=jnp.where(busy, -0.5 * (gradient * surrogate).sum(0), promised),
+        busy=busy & ~last & ~(~better & (damping > 1e7)) & jnp.isfinite(value),
+    )
 
 
 def rounding_of(points: Points) -> Float[Array, " lanes"]:
