@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from experiments.plan_cost import measure as plan_cost
 from experiments.rule_speed import eager
 from experiments.rule_speed import measure as rule_speed
 from experiments.step_time import measure as step_time
+from experiments.target_error import choose as target_choice
 from experiments.target_error import measure as target_error
 from experiments.target_error import predict as target_predict
 from tests.stages.experiment import write_experiment
@@ -123,3 +125,22 @@ def test_the_recorded_predictions_follow_from_the_recorded_curves():
         np.testing.assert_allclose(new["target"], old["target"], rtol=1e-4)
         assert new["inside"] == old["inside"]
     assert "in the 90 % interval" in target_predict.table(again)
+
+
+def test_the_options_of_short_runs_are_those_that_the_development_seeds_speak_for():
+    records = target_predict.newest(target_choice.CURVES)
+    assert {record["seed"] for record in records}.isdisjoint(
+        {r["seed"] for r in target_predict.newest(target_error.CURVES)}
+    )
+
+    def at_a_fifth(**options):
+        bias, size, inside = re.fullmatch(r"(.+) \((.+); (.+)\)", target_choice.cells(records, **options)[1]).groups()
+        return abs(float(bias)), float(size), float(inside)
+
+    bias, size, inside = at_a_fifth()
+    assert inside >= 0.9
+    for memory in (0.05, 0.125):
+        other = at_a_fifth(memory=memory)
+        assert bias < other[0]
+        assert size <= other[1]
+    assert at_a_fifth(model_error_per_decade=0.02)[2] < 0.8

@@ -5,7 +5,8 @@
 
 Trains, for every seed and setting: the base model; the static run at the prior, whose end is the truth; proxies that
 anneal over their own length; and one proxy that does not anneal. Held-out losses along all of them are recorded, so
-that laws can be compared afterwards on the same runs. Seed 0 served to choose the law's options and is not recorded.
+that laws can be compared afterwards on the same runs. Seeds 0 and 6 served to choose the law's options
+(`development.jsonl`, `choose.py`) and are not among those.
 """
 
 import argparse
@@ -43,12 +44,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "target-error", help="where run folders go")
+    parser.add_argument("--to", type=Path, default=CURVES, help="file that the curves are appended to")
     options = parser.parse_args()
     keep_freed_memory()
     for seed in options.seeds:
         for setting in options.settings:
             record = measure(options.data, setting, seed, options.runs / f"{setting}-{seed}")
-            with CURVES.open("a") as file:
+            with options.to.open("a") as file:
                 file.write(json.dumps(record) + "\n")
             print(f"{setting}, seed {seed}: {np.round(record['runs']['real']['loss'][-1], 3).tolist()}", flush=True)
 

@@ -19,7 +19,7 @@ import numpy as np
 from experiments.tables import ROOT, markdown, replace_block
 from experiments.target_error.measure import CURVES
 from vtune_jax.fits import areas, estimate_targets
-from vtune_jax.fits.annealing import MODEL_ERROR_PER_DECADE, decay_for
+from vtune_jax.fits.annealing import ALPHA_PRIOR, MODEL_ERROR_PER_DECADE, decay_for
 
 BUDGETS = (0.05, 0.1, 0.2, 0.4)
 LEVEL = 0.9
@@ -33,9 +33,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    records = [json.loads(line) for line in CURVES.read_text().splitlines()]
-    newest = {(record["setting"], record["seed"]): record for record in records}
-    predictions = [row for record in newest.values() for row in predict(record)]
+    records = newest(CURVES)
+    predictions = [row for record in records for row in predict(record)]
     text = table(predictions)
     print(text)
     if options.write:
@@ -43,6 +42,12 @@ def main() -> None:
         draw(predictions)
         write_points(records[0])
         replace_block(ROOT / "BUILD.md", "target errors", text)
+
+
+def newest(path: Path) -> list[dict]:
+    """The last record of every setting and seed."""
+    records = map(json.loads, path.read_text().splitlines())
+    return list({(record["setting"], record["seed"]): record for record in records}.values())
 
 
 def predict(record: dict) -> list[dict]:
@@ -81,9 +86,9 @@ def _estimate(record: dict, abscissa, losses, target, **options):
     return estimate_targets(np.asarray(abscissa, float), np.array(losses), float(target), **options)
 
 
-def _along(run: dict, steps: int) -> list[int]:
+def _along(run: dict, steps: int, first_share: int = FIRST_SHARE) -> list[int]:
     """Which of the recorded evaluations a proxy of that many steps would have made."""
-    return [place for place, step in enumerate(run["steps"]) if steps // FIRST_SHARE < step <= steps]
+    return [place for place, step in enumerate(run["steps"]) if steps // first_share < step <= steps]
 
 
 def constant(record: dict, run: dict, steps: int):
@@ -105,13 +110,22 @@ def several(record: dict, steps: int):
     return _estimate(record, tokens, losses, record["steps"] * record["batch_tokens"], runs=runs)
 
 
-def one(record: dict, run: dict):
-    decay = decay_for(record["steps"])
+def one(
+    record: dict,
+    run: dict,
+    *,
+    decay: float | None = None,
+    model_error_per_decade: float = MODEL_ERROR_PER_DECADE,
+    beta_prior: tuple[float, float] = ALPHA_PRIOR,
+    share_beta: bool = False,
+    first_share: int = FIRST_SHARE,
+):
+    decay = decay or decay_for(record["steps"])
     peak = max(record["runs"]["real"]["rates"])
     proxy, real = (
         areas(np.array(rates) / peak, decay=decay) for rates in (run["rates"], record["runs"]["real"]["rates"])
     )
-    at = _along(run, len(run["rates"]))
+    at = _along(run, len(run["rates"]), first_share)
     if len(at) < 4:
         return None
     done = np.array([run["steps"][place] for place in at]) - 1
@@ -122,7 +136,9 @@ def one(record: dict, run: dict):
         real.forward[-1],
         annealed=proxy.annealed[done],
         target_annealed=float(real.annealed[-1]),
-        model_error_per_decade=MODEL_ERROR_PER_DECADE,
+        model_error_per_decade=model_error_per_decade,
+        beta_prior=beta_prior,
+        share_beta=share_beta,
     )
 
 

@@ -38,13 +38,12 @@ from vtune_jax.fits.solver import Solution, solve
 
 DECAY = 0.999
 """lambda: of the effect of a lowered rate, per step."""
-SHORT_RUN_SHARE = 0.05
-MODEL_ERROR_PER_DECADE = 0.1
-"""Error of the law, in log loss per decade of S1 extrapolated, found on the development seed of
-`experiments/target_error`; five times that of public pre-training curves."""
+SHORT_RUN_SHARE = 0.08
+"""Of a run's steps: what lambda may remember. This and the two below were chosen by `experiments.target_error.choose`."""
+MODEL_ERROR_PER_DECADE = 0.08
+"""Error of the law, in log loss per decade of S1 extrapolated; four times that of public pre-training curves."""
 ALPHA_PRIOR = (0.2, 0.6)
-"""Median of alpha and standard deviation of its logarithm, chosen on the same development seed: over so few steps
-losses fall almost evenly in log S1."""
+"""Median of alpha and standard deviation of its logarithm: over few steps losses fall almost evenly in log S1."""
 _ROUNDS = 3
 _LEAST_LEVEL = 1e-12
 
@@ -53,11 +52,11 @@ def decay_for(steps: int) -> float:
     """lambda for a real run of this many steps.
 
     The published 0.999 remembers a thousand steps, a few per cent of the runs it comes from. A shorter run must not
-    remember longer than that share, 5 %, or annealed area would grow without end and the law promise too much.
+    remember longer than 8 % of its length, or annealed area would grow without end and the law promise too much.
 
     Example:
-        >>> decay_for(400), decay_for(100_000)
-        (0.95, 0.999)
+        >>> decay_for(625), decay_for(100_000)
+        (0.98, 0.999)
     """
     return 1.0 - 1.0 / min(1.0 / (1.0 - DECAY), max(SHORT_RUN_SHARE * steps, 1.0))
 
