@@ -39,7 +39,7 @@ from vtune_jax.fits.solver import Solution, solve
 DECAY = 0.999
 """lambda: of the effect of a lowered rate, per step."""
 SHORT_RUN_SHARE = 0.08
-"""Of a run's steps: what lambda may remember. This and the two below were chosen by `experiments.target_error.choose`."""
+"""Of a run's steps, that lambda may remember; like the two below chosen by `experiments.target_error.choose`."""
 MODEL_ERROR_PER_DECADE = 0.08
 """Error of the law, in log loss per decade of S1 extrapolated; four times that of public pre-training curves."""
 ALPHA_PRIOR = (0.2, 0.6)
