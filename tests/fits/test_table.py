@@ -27,7 +27,7 @@ def test_columns_are_found_whatever_their_case_and_order(tmp_path):
 def test_lines_without_a_number_are_left_out_by_name(tmp_path):
     table = read_curves(written(tmp_path, GOOD + "5e6,nan,code,\n6e6,,papers,\n\n"))
     assert table.losses.shape == (3, 2)
-    assert "lines 7, 8 have no number" in table.notes[0]
+    assert table.notes[0].endswith("without a number in every column: lines 7, 8")
 
 
 def test_the_worst_losses_and_their_equals_are_left_out(tmp_path):

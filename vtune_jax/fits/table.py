@@ -70,7 +70,7 @@ def read_curves(
         points.setdefault(row.get("domain", ONLY) or ONLY, []).append(values)
     if not points:
         raise UserError(f"{path} holds no points", f"give rows of {', '.join((*columns, 'loss'))}")
-    notes = [f"{path.name}: lines {_listed(empty)} have no number in every column and are left out"] if empty else []
+    notes = [f"{path.name}: left out, without a number in every column: {_listed(empty)}"] if empty else []
     if names is not None and (absent := [name for name in names if name not in points]):
         if len(names) == 1 and list(points) == [ONLY]:
             points = {names[0]: points[ONLY]}
@@ -135,4 +135,5 @@ def _without_worst(table: np.ndarray, count: int, name: str) -> np.ndarray:
 
 def _listed(lines: list[int]) -> str:
     shown = ", ".join(map(str, lines[:10]))
-    return shown if len(lines) <= 10 else f"{shown} and {len(lines) - 10} more"
+    more = f" and {len(lines) - 10} more" if len(lines) > 10 else ""
+    return f"{'line' if len(lines) == 1 else 'lines'} {shown}{more}"
