@@ -52,9 +52,9 @@ def test_order_and_repeated_lines_change_nothing(tmp_path, capsys):
     noisy = (2 + 30 * TOKENS**-0.3) * np.exp(0.002 * rng.standard_normal(8))
     rows = [f"{t!r},{x!r}\n" for t, x in zip(TOKENS.tolist(), noisy.tolist(), strict=True)]
     outs = []
-    for chosen in (rows, [rows[i] for i in rng.permutation(8)]):
+    for chosen in (rows, [rows[i] for i in rng.permutation(8)], [*rows, *rows[2:5]]):
         outs.append(asked(capsys, table(tmp_path, "tokens,loss\n" + "".join(chosen)), "--predict", "1e8", "--json")[1])
-    assert outs[0] == outs[1]
+    assert outs[0] == outs[1] == outs[2]
 
 
 def test_domains_get_their_own_numbers(tmp_path, capsys):
@@ -95,13 +95,21 @@ def test_units_that_are_no_tokens_are_warned_of(tmp_path, capsys):
         (None, ("--law", "XYZ"), "unknown law 'XYZ'; known are LD"),
         ("tokens,loss\n1,3\n2,2\n", (), "domain 'all' has 2 points, the law LD needs at least 3"),
         (None, ("--delta", "-1"), 'delta must be positive or "auto"'),
-        (None, ("--predict", "-5"), "target_tokens must be positive"),
+        (None, ("--predict", "-5"), "--predict must be positive"),
         (None, ("--law", "LND"), "no column 'params'"),
-        (None, ("--initial", "x=3"), "--initial names 'x'"),
+        (None, ("--predict", "1e8", "--initial", "x=3"), "--initial names 'x'"),
         (None, ("--initial", "much"), "--initial is no number: 'much'"),
         (None, ("--level", "2"), "level must lie in"),
         (None, ("--plot", "/nowhere/at/all.png"), "cannot write the picture /nowhere/at/all.png"),
         (None, ("--drop-worst", "9"), "of which 9 are to go"),
+        (None, ("--drop-worst", "-3"), "must not be negative"),
+        (None, ("--drop-head", "1.7"), "--drop-head is no whole number: '1.7'"),
+        (None, ("--drop-head", "inf"), "--drop-head is no whole number"),
+        (None, ("--predict", "0"), "--predict must be positive and finite, got 0"),
+        (None, ("--predict", "nan"), "--predict must be positive and finite, got nan"),
+        (None, ("--params", "1e9"), "the law LD makes no use of --params"),
+        (None, ("--initial", "5"), "--initial judge a target"),
+        (None, ("--law", "LND", "--share-beta", "--drop-head", "1"), "makes no use of --share-beta and --drop-head"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, text, arguments, message):
@@ -110,6 +118,26 @@ def test_mistakes_are_one_line(tmp_path, capsys, text, arguments, message):
     assert code == 2
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_a_folder_is_no_table(capsys):
+    code, _, err = asked(capsys, ".")
+    assert code == 2
+    assert "is no file" in err
+
+
+def test_without_a_target_nothing_is_said_of_one(tmp_path, capsys):
+    long = [f"{t * 1e3!r},{2 + 30 * t**-0.3!r},long\n" for t in TOKENS.tolist()]
+    short = [f"{t!r},{2 + 30 * t**-0.3!r},short\n" for t in TOKENS.tolist()]
+    out = asked(capsys, table(tmp_path, "tokens,loss,domain\n" + "".join(long + short)), "--no-plot", "--json")[1]
+    of = json.loads(out)["domains"]["short"]
+    assert of["verdicts"] == ["trustworthy"]
+    assert "extrapolation_decades" not in of["diagnostics"]
+
+
+def test_levels_are_printed_as_they_were_asked_for(tmp_path, capsys):
+    out = asked(capsys, table(tmp_path), "--no-plot", "--predict", "1e8", "--level", "0.999")[1]
+    assert "99.9% interval" in out
 
 
 def test_a_target_behind_the_points_is_told(tmp_path, capsys):
@@ -130,6 +158,37 @@ def test_the_law_over_model_sizes_has_standard_errors(tmp_path, capsys):
     assert of["lower"] < of["target"] < of["upper"]
     assert abs(of["target"] - (1.7 + 400 / 1e10**0.34 + 1800 / 1e12**0.36)) < 0.02
     assert (tmp_path / "points.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--predict", "-5", "--params", "1e9"), "--predict must be positive"),
+        (("--predict", "1e9", "--params", "0"), "--params must be positive"),
+        (("--predict", "1e9"), "give --predict D together with --params N"),
+        (("--replicates", "1"), "replicates must be at least 2"),
+        (("--level", "1"), "level must lie in"),
+        (("--initial", "zzz=1", "--predict", "1e9", "--params", "1e9"), "--initial names 'zzz'"),
+    ],
+)
+def test_mistakes_under_the_law_over_sizes_are_one_line(tmp_path, capsys, arguments, message):
+    params, tokens, losses = planted(noise=0.01)
+    rows = [f"{n!r},{d!r},{x!r}\n" for n, d, x in zip(*(c.tolist() for c in (params, tokens, losses)), strict=True)]
+    path = table(tmp_path, "params,tokens,loss\n" + "".join(rows))
+    code, _, err = asked(capsys, path, "--law", "LND", "--no-plot", *arguments)
+    assert code == 2
+    assert message in err
+
+
+def test_one_model_size_says_nothing_of_another(tmp_path, capsys):
+    rows = "".join(f"1e8,{t!r},{2 + 30 * t**-0.3!r}\n" for t in TOKENS.tolist())
+    path = table(tmp_path, f"params,tokens,loss\n{rows}")
+    options = ("--law", "LND", "--json", "--no-plot", "--predict", "1e8", "--params", "1e9", "--replicates", "20")
+    of = json.loads(asked(capsys, path, *options)[1])["domains"]["all"]
+    assert of["verdicts"] == ["under-determined", "too wide for a velocity"]
+    assert "1 model size cannot tell" in of["advice"][0]
+    assert of["upper"] is None
+    assert of["intervals"]["alpha"] == [None, None]
 
 
 @pytest.mark.skipif(not FOLDER.exists(), reason="the points have no licence; VTUNE_CHINCHILLA names their folder")

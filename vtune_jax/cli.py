@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vtune_jax.stages.pipeline import Pipeline
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
 STAGES = {
     "run": ("the main job: corpora to report, with every stage in between", ""),
@@ -48,9 +48,15 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code (2: a mistake of the user's, said in one line)."""
     options = _parsed(arguments)
     try:
-        return options.verb(options)
+        code = options.verb(options)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         message, code = str(error), USER_ERROR
+    except BrokenPipeError:
+        # Whoever read our output has had enough. Nothing is to be said when Python flushes the rest of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except KeyboardInterrupt:
         message, code = (
             "interrupted; finished stages are kept, the same command goes on from them",
@@ -145,7 +151,7 @@ def _add_fit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         description="Fits a scaling law to a CSV file with columns tokens, loss and, if wanted, domain, params, run.",
         epilog="example: vtune-jax fit points.csv --predict 1e9 --initial 3.2",
     )
-    fit.add_argument("points", type=Path, help="CSV file; LND needs params too, LRA two areas; run: a number")
+    fit.add_argument("points", type=Path, help="CSV file; LND needs params too, LRA two areas; run: any label")
     fit.add_argument("--law", default="LD", help="LD: E + B/D^beta (default); LND: with A/N^alpha; LRA: with annealing")
     fit.add_argument("--predict", type=float, metavar="D", help="tokens to predict the loss at")
     fit.add_argument("--params", type=float, metavar="N", help="model size to predict it for, under LND")
@@ -155,7 +161,7 @@ def _add_fit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     fit.add_argument("--drop-worst", type=int, default=0, metavar="n", help="leave out the n largest losses")
     fit.add_argument("--drop-head", default="auto", metavar="n", help="leave out the n first points (default: auto)")
     fit.add_argument("--level", type=float, default=0.95, help="of the intervals (default: 0.95)")
-    fit.add_argument("--replicates", type=int, default=1000, help="of the bootstrap under LND (default: 1000)")
+    fit.add_argument("--replicates", type=int, metavar="n", help="of the bootstrap under LND (default: 1000)")
     fit.add_argument("--share-beta", action="store_true", help="a prior of beta that the domains have in common")
     fit.add_argument("--plot", type=Path, metavar="PNG", help="where the picture goes (default: beside the points)")
     fit.add_argument("--no-plot", action="store_true", help="no picture")
@@ -168,6 +174,8 @@ def _fit(options: argparse.Namespace) -> int:
     from vtune_jax import fitting
 
     fitting.keep_compiled()
+    if not options.points.name:
+        raise UserError(f"{options.points} is no file", "give the path of a CSV file")
     picture = None if options.no_plot else options.plot or options.points.with_suffix(".png")
     found = fitting.answer(
         fitting.Request(
@@ -179,7 +187,7 @@ def _fit(options: argparse.Namespace) -> int:
             current=_losses(options.current, "--current"),
             delta="auto" if options.delta == "auto" else _real(options.delta, "--delta"),
             drop_worst=options.drop_worst,
-            drop_head="auto" if options.drop_head == "auto" else int(_real(options.drop_head, "--drop-head")),
+            drop_head="auto" if options.drop_head == "auto" else _whole(options.drop_head, "--drop-head"),
             level=options.level,
             replicates=options.replicates,
             share_beta=options.share_beta,
@@ -198,6 +206,13 @@ def _losses(text: str | None, option: str) -> dict[str, float] | None:
         return None
     parts = [part.rpartition("=") for part in text.split(",")]
     return {name.strip(): _real(value, option) for name, _, value in parts}
+
+
+def _whole(text: str, option: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{option} is no whole number: {text!r}", "give a whole number") from None
 
 
 def _real(text: str, option: str) -> float:

@@ -1,6 +1,7 @@
 """The experiment as one frozen value: each part's config lives beside what it configures and is only nested here."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -172,7 +173,7 @@ class TargetsConfig:
     subsample: float = (
         1.0  # share of each domain's rows that proxies draw from, the first ones; 1: a random part of all
     )
-    decay: float = 0.0  # lambda of the annealing law; 0: 0.999, and less for runs of under 20,000 steps
+    decay: float = 0.0  # lambda of the annealing law; 0: 0.999, and less for runs of under 12,500 steps
     level: float = 0.9  # of the interval
     model_error_per_decade: float = MODEL_ERROR_PER_DECADE  # of the law, in log loss per decade extrapolated
     share_beta: bool = False  # a prior of beta that the domains have in common: partial pooling
@@ -199,6 +200,9 @@ class TargetsConfig:
             raise ValueError(f"decay must lie in [0, 1], got {self.decay}")
         if not 0 < self.level < 1:
             raise ValueError(f"level must lie in (0, 1), got {self.level}")
+        for field in ("losses", "fallback"):
+            if any(not (math.isfinite(loss) and loss > 0) for loss in getattr(self, field)):
+                raise ValueError(f"{field} must be positive and finite, got {list(getattr(self, field))}")
         if self.table and self.losses:
             raise ValueError("table must be empty where losses are given")
         if self.when_unusable == "given" and not self.fallback:

@@ -30,7 +30,7 @@ class Request(NamedTuple):
     drop_worst: int = 0
     drop_head: int | str = "auto"
     level: float = 0.95
-    replicates: int = 1000  # of the bootstrap, under LND
+    replicates: int | None = None  # of the bootstrap, under LND; None: 1000
     share_beta: bool = False
     plot: Path | None = None
 
@@ -62,8 +62,9 @@ def answer(request: Request) -> Answer:
     """
     try:
         law = law_named(request.law)
+        _assert_askable(request, law.name)
         columns = law.columns if law.name == "LRA" else law.columns[::-1]
-        table = read_curves(request.points, columns=columns, optional=("run",), drop_worst=request.drop_worst)
+        table = read_curves(request.points, columns=columns, drop_worst=request.drop_worst)
         counts = (~np.isnan(table.losses)).sum(axis=0)
         if counts.min() < law.size:
             raise UserError(
@@ -81,27 +82,46 @@ def answer(request: Request) -> Answer:
         raise UserError(str(error).rstrip("."), "mend that and run the same command again") from error
 
 
-def _curves(request: Request, table: Curves, law: str) -> Answer:
-    from vtune_jax.fits.diagnostics import unit_warnings
-    from vtune_jax.fits.targets import estimate_targets
-
+def _assert_askable(request: Request, law: str) -> None:
+    """Refuses options that the law does not use, and numbers that make no sense."""
+    unused = {
+        "LND": {"--share-beta": request.share_beta, "--drop-head": request.drop_head != "auto"},
+        "LD": {"--params": request.params is not None, "--replicates": request.replicates is not None},
+        "LRA": {"--params": request.params is not None, "--replicates": request.replicates is not None},
+    }[law]
+    if named := [option for option, given in unused.items() if given]:
+        raise UserError(f"the law {law} makes no use of {' and '.join(named)}", "leave it out, or choose another --law")
     if law == "LRA" and request.predict is not None:
         raise UserError(
             "--predict needs tokens, and the law LRA is read off at areas of a schedule",
             "leave --predict out, or use vtune_jax.fits.estimate_targets",
         )
+    if law == "LND" and (request.predict is None) != (request.params is None):
+        raise UserError("the law LND predicts for a size and a budget", "give --predict D together with --params N")
+    of_target = {"--initial": request.initial, "--current": request.current}
+    if request.predict is None and (named := [option for option, given in of_target.items() if given]):
+        raise UserError(f"{' and '.join(named)} judge a target, and none is asked for", "give --predict too")
+    for option, value in (("--predict", request.predict), ("--params", request.params)):
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise UserError(f"{option} must be positive and finite, got {value:g}", "give a plain count")
+
+
+def _curves(request: Request, table: Curves, law: str) -> Answer:
+    from vtune_jax.fits.diagnostics import NUMBERS_OF_TARGET, OF_TARGET, Verdict, unit_warnings
+    from vtune_jax.fits.targets import estimate_targets
+
     farthest = float(np.nanmax(np.where(np.isnan(table.losses), np.nan, table.tokens)))
     annealed = table.others.get("annealed_area")
     last_annealed = 0.0 if annealed is None else float(np.nanmax(np.where(np.isnan(table.losses), np.nan, annealed)))
     estimate = estimate_targets(
         table.tokens,
         table.losses,
-        request.predict or farthest,
+        farthest if request.predict is None else request.predict,
         initial_losses=_by_domain(request.initial, table.names, "--initial"),
         current_losses=_by_domain(request.current, table.names, "--current"),
         annealed=annealed,
         target_annealed=last_annealed,
-        runs=table.others.get("run"),
+        runs=table.runs,
         level=request.level,
         delta=request.delta,
         drop_head=request.drop_head,  # type: ignore[arg-type]
@@ -114,6 +134,12 @@ def _curves(request: Request, table: Curves, law: str) -> Answer:
     if law == "LD":
         seen = np.where(np.isnan(table.losses), np.nan, table.tokens)
         warnings += unit_warnings(seen, fit.log_B, table.names)  # type: ignore[union-attr]
+    hidden = frozenset() if request.predict is not None else OF_TARGET
+    without = () if request.predict is not None else NUMBERS_OF_TARGET
+    said = [
+        [both for both in zip(*of, strict=True) if both[0] not in hidden] or [(Verdict.TRUSTWORTHY, "")]
+        for of in zip(estimate.verdicts, estimate.advices, strict=True)
+    ]
     domains = {
         name: {
             **{key: _plain(getattr(fit, key)[place]) for key in names},
@@ -124,9 +150,11 @@ def _curves(request: Request, table: Curves, law: str) -> Answer:
                 if request.predict is not None
                 else {}
             ),
-            "verdicts": [str(verdict) for verdict in estimate.verdicts[place]],
-            "advice": [advice for advice in estimate.advices[place] if advice],
-            "diagnostics": estimate.diagnostics.as_json(place),
+            "verdicts": [str(verdict) for verdict, _ in said[place]],
+            "advice": [advice for _, advice in said[place] if advice],
+            "diagnostics": {
+                key: value for key, value in estimate.diagnostics.as_json(place).items() if key not in without
+            },
         }
         for place, name in enumerate(table.names)
     }
@@ -154,21 +182,25 @@ def _curves(request: Request, table: Curves, law: str) -> Answer:
 
 
 def _chinchilla(request: Request, table: Curves) -> Answer:
-    from vtune_jax.fits.bootstrap import draw_cases
-    from vtune_jax.fits.chinchilla import bootstrap_chinchilla, fit_chinchilla, predict
+    from vtune_jax.fits.sizes import SizeTarget, estimate_over_sizes, interval
 
-    if (request.predict is None) != (request.params is None):
-        raise UserError("the law LND predicts for a size and a budget", "give --predict D together with --params N")
+    at = None if request.predict is None or request.params is None else SizeTarget(request.params, request.predict)
     params = table.others["params"]
-    fit = fit_chinchilla(params, table.tokens, table.losses, delta=request.delta)
-    low, high = (1 - request.level) / 2, (1 + request.level) / 2
+    estimate = estimate_over_sizes(
+        params,
+        table.tokens,
+        table.losses,
+        at,
+        initial_losses=_by_domain(request.initial, table.names, "--initial"),
+        current_losses=_by_domain(request.current, table.names, "--current"),
+        level=request.level,
+        delta=request.delta,
+        replicates=request.replicates or 1000,
+    )
+    fit = estimate.fit
     domains: dict[str, dict[str, Any]] = {}
     for place, name in enumerate(table.names):
-        seen = ~np.isnan(table.losses[:, place])
-        sizes, tokens, losses = (column[seen, place] for column in (params, table.tokens, table.losses))
-        drawn = draw_cases(int(seen.sum()), request.replicates, seed=0, different=5)
-        width = float(fit.delta[place])
-        replicates = bootstrap_chinchilla(sizes, tokens, losses, drawn, delta=width)
+        replicates = estimate.replicates[place]
         values = {
             "E": (fit.E[place], replicates.E),
             "A": (np.exp(fit.log_A[place]), np.exp(replicates.log_A)),
@@ -176,28 +208,30 @@ def _chinchilla(request: Request, table: Curves) -> Answer:
             "alpha": (fit.alpha[place], replicates.alpha),
             "beta": (fit.beta[place], replicates.beta),
         }
+        told = estimate.determined[place]
         domains[name] = {
             **{key: _plain(value) for key, (value, _) in values.items()},
             "log_A": _plain(fit.log_A[place]),
             "log_B": _plain(fit.log_B[place]),
             "objective": _plain(fit.objective[place]),
             "status": int(fit.status[place]),
-            "standard_errors": {key: _plain(drawn.std(ddof=1)) for key, (_, drawn) in values.items()},
+            "standard_errors": {key: _plain(drawn.std(ddof=1)) if told else None for key, (_, drawn) in values.items()},
             "intervals": {
-                key: [_plain(q) for q in np.quantile(drawn, (low, high))] for key, (_, drawn) in values.items()
+                key: [_plain(q) for q in interval(drawn, request.level, determined=told)]
+                for key, (_, drawn) in values.items()
             },
         }
-        if request.predict is not None and request.params is not None:
-            at = predict(replicates, request.params, request.predict)
-            domains[name] |= {
-                "target": _plain(predict(fit, request.params, request.predict)[place]),
-                "lower": _plain(np.quantile(at, low)),
-                "upper": _plain(np.quantile(at, high)),
-            }
+        if at is not None:
+            domains[name] |= {key: _plain(getattr(estimate, key)[place]) for key in ("target", "lower", "upper")}
+        seen = ~np.isnan(table.losses[:, place])
         domains[name] |= {
-            "verdicts": [],
-            "advice": [],
-            "diagnostics": {"points": int(seen.sum()), "sigma": _plain(fit.sigma[place])},
+            "verdicts": [str(verdict) for verdict in estimate.verdicts[place]],
+            "advice": [advice for advice in estimate.advices[place] if advice],
+            "diagnostics": {
+                "points": int(seen.sum()),
+                "model_sizes": len(np.unique(params[seen, place])),
+                "sigma": _plain(fit.sigma[place]),
+            },
         }
     facts = _facts(request, "LND", list(table.notes), domains)
     if request.plot is None:
@@ -249,7 +283,7 @@ def _plain(value: Any) -> float | None:
 def lines(facts: dict[str, Any]) -> list[str]:
     """An answer in words, for a terminal."""
     said = [facts["formula"], *(f"warning: {warning}" for warning in facts["warnings"])]
-    level = f"{facts['level']:.0%}"
+    level = f"{100 * facts['level']:.6g}%"
     for name, of in facts["domains"].items():
         said.append("" if name == "all" else f"\n{name}")
         shown = ("E", "A", "B", "log_B", "log_A", "C", "alpha", "beta")

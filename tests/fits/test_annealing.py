@@ -34,11 +34,19 @@ def test_areas_by_hand():
     np.testing.assert_allclose(of.annealed, [0, 0, 0.5, 0.75, 1.175])
 
 
+def test_a_rate_may_end_at_zero():
+    of = areas(np.array([1.0, 0.5, 0.0]), decay=1.0)
+    np.testing.assert_allclose(of.forward, [1, 1.5, 1.5])
+    np.testing.assert_allclose(of.annealed, [0, 0.5, 1.5])
+
+
 def test_a_rise_of_the_rate_is_no_annealing():
     assert areas(np.linspace(0.1, 1, 10)).annealed.tolist() == [0.0] * 10
 
 
-@pytest.mark.parametrize(("rates", "decay"), [([1.0, 0.0], 0.9), ([1.0, np.nan], 0.9), ([1.0], 1.1)])
+@pytest.mark.parametrize(
+    ("rates", "decay"), [([0.0, 1.0], 0.9), ([1.0, -0.1], 0.9), ([1.0, np.nan], 0.9), ([1.0], 1.1)]
+)
 def test_impossible_schedules_are_refused(rates, decay):
     with pytest.raises(ValueError, match="must"):
         areas(np.array(rates), decay=decay)

@@ -35,6 +35,13 @@ def test_the_worst_losses_and_their_equals_are_left_out(tmp_path):
     assert read_curves(written(tmp_path, text), drop_worst=2).losses[:, 0].tolist() == [3, 2]
 
 
+def test_runs_are_labels(tmp_path):
+    table = read_curves(written(tmp_path, "tokens,loss,run\n1,5,r0\n2,4,r0\n1,4.5,0\n2,3,\n"))
+    assert table.runs[:, 0].tolist() == [0, 0, 1, 2]
+    assert table.others == {}
+    assert read_curves(written(tmp_path, GOOD)).runs is None
+
+
 def test_domains_are_taken_in_the_order_that_is_asked_for(tmp_path):
     assert read_curves(written(tmp_path, GOOD), names=("papers", "code")).losses[0].tolist() == [4.0, 3.0]
     one = read_curves(written(tmp_path, "tokens,loss\n1,5\n2,4\n3,4\n"), names=("code",))
@@ -55,6 +62,9 @@ def test_domains_are_taken_in_the_order_that_is_asked_for(tmp_path):
         ("tokens,loss\n1,nan\n", {}, "holds no points"),
         ("", {}, "is empty"),
         (GOOD, {"names": ("code", "maths")}, "no domain 'maths'; found: code, papers"),
+        (GOOD, {"drop_worst": -1}, "must not be negative, got -1"),
+        ("tokens,loss,Loss\n1,2,3\n", {}, "more than one column 'loss'"),
+        ('tokens,loss\n1,"' + "2" * 200_000, {}, "is no CSV file"),
         (GOOD, {"drop_worst": 2}, "domain 'papers' has 2 points, of which 2 are to go"),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 from vtune_jax.errors import UserError
 from vtune_jax.fits import Target, Verdict, apply_policy, areas, estimate_targets
 from vtune_jax.fits.diagnostics import UNUSABLE
+from vtune_jax.fits.solver import Status
 
 TOKENS = np.geomspace(0.05, 0.4, 6)
 
@@ -102,9 +103,52 @@ def test_order_duplicates_and_gaps_change_nothing():
     for other in (
         estimate_targets(tokens[order], losses[order], 1.0),
         estimate_targets(np.append(tokens, 0.2), np.vstack([losses, np.full((1, 3), np.nan)]), 1.0),
+        estimate_targets(np.append(tokens, tokens[4:]), np.vstack([losses, losses[4:]]), 1.0),
     ):
         for name in ("target", "lower", "upper"):
             np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9)
+        assert one.verdicts == other.verdicts
+
+
+def test_points_written_twice_do_not_make_a_law_sure():
+    got = estimate_targets(np.tile(TOKENS[:3], 2), np.tile(falling()[:3, None], (2, 1)), 1.0)
+    assert got.upper[0] == np.inf
+    assert got.verdict == (Verdict.UNDER_DETERMINED,)
+    with pytest.raises(ValueError, match="at least 3 different points in every domain, got 2"):
+        estimate_targets(np.tile(TOKENS[:2], 2), np.tile(falling()[:2, None], (2, 1)), 1.0)
+
+
+def test_runs_of_two_lengths_determine_no_law_however_many_they_are():
+    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(20))
+    tokens = np.repeat(TOKENS[[0, 4]], 10)
+    got = estimate_targets(tokens, ((2 + 0.3 / tokens**0.5) * noise)[:, None], 1.0)
+    assert got.upper[0] == np.inf
+    assert "20 points at 2 places for three unknowns" in got.advices[0][0]
+
+
+def test_independent_runs_of_equal_length_do_not_correlate():
+    rng = np.random.default_rng(0)
+    tokens = np.repeat(np.geomspace(0.05, 0.4, 8), 6)
+    losses = (2 + 0.3 / tokens[:, None] ** 0.5) * np.exp(0.01 * rng.standard_normal((48, 200)))
+    got = estimate_targets(tokens, losses, 1.0)
+    assert np.mean([Verdict.AUTOCORRELATED in said for said in got.verdicts]) < 0.1
+    np.testing.assert_allclose(got.last_seen, losses[-6:].mean(axis=0))
+
+
+@pytest.mark.parametrize("delta", [1e-3, "auto"])
+@pytest.mark.parametrize("points", [5, 8, 20])
+def test_normal_residuals_are_no_outliers_however_few(points, delta):
+    tokens, losses, _ = curves(0.01, points, domains=256)
+    got = estimate_targets(tokens, losses, 1.0, delta=delta)
+    assert np.mean([Verdict.OUTLIERS in said for said in got.verdicts]) < 0.02
+
+
+def test_a_search_that_ended_early_is_told():
+    tokens, losses, _ = curves(0.03, 4, domains=512)
+    got = estimate_targets(tokens, losses, 1.0, delta=1e-3)
+    ended = got.fit.status != Status.CONVERGED
+    assert 0 < ended.sum() < 100
+    np.testing.assert_array_equal([Verdict.NOT_CONVERGED in said for said in got.verdicts], ended)
 
 
 def falling(drop=0.5):
@@ -169,6 +213,12 @@ def test_the_annealing_law_predicts_another_schedule():
         target_annealed=real.annealed[-1],
         level=0.9,
     )
+    assert np.mean([Verdict.CURVATURE in said for said in got.verdicts]) < 0.3
+    late = at[at > 20]
+    blurred = estimate_targets(
+        proxy.forward[late], law(proxy, late)[:, None] * noise[at > 20], real.forward[-1], annealed=proxy.annealed[late]
+    )
+    assert np.mean([Verdict.CURVATURE in said for said in blurred.verdicts]) > 0.9
     truth = law(real, -1)
     assert np.median(np.abs(got.target - truth)) < 0.15
     assert 0.8 <= ((got.lower <= truth) & (truth <= got.upper)).mean() <= 1.0

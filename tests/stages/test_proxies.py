@@ -112,7 +112,69 @@ def test_a_table_with_model_sizes_is_read_off_at_this_model(path, tmp_path):
     experiment = config.load(path)
     expected = law(experiment.model.parameters(300), 1000 * experiment.data.batch_tokens)
     np.testing.assert_allclose(facts["target"], expected, rtol=2e-3)
-    assert facts["verdict"] == ["from model sizes"] * 3
+    assert set(facts["verdict"]) <= {"trustworthy", "extrapolates too far"}
+    assert {"log_A", "alpha"} < set(facts["law"])
+
+
+def from_table(path, tmp_path, text, *overrides):
+    table = tmp_path / "runs.csv"
+    table.write_text(text)
+    options = ["--run-folder", str(tmp_path / "run"), "--quiet", "--from", str(table), "train.steps=200"]
+    code = cli.invoke(["targets", str(path), *options, *overrides])
+    return code, facts_of(tmp_path / "run")
+
+
+def rows_of(tokens, losses, extra=lambda index: ""):
+    return "".join(
+        f"{t!r},{x!r},{name}{extra(index)}\n"
+        for index, (t, x) in enumerate(zip(tokens.tolist(), losses.tolist(), strict=True))
+        for name in ("letters", "digits", "mixed")
+    )
+
+
+def test_a_target_that_was_replaced_has_no_interval(path, tmp_path):
+    tokens = np.geomspace(300, 6000, 6)
+    text = "tokens,loss,domain\n" + rows_of(tokens, 8 + 30 / tokens)
+    code, (facts,) = from_table(path, tmp_path, text, "targets.when_unusable=given", "targets.fallback=[1,1.5,1]")
+    assert code == 0
+    assert facts["target"] == [1.0, 1.5, 1.0]
+    assert facts["lower"] == facts["upper"] == facts["standard_error"] == [None] * 3
+    np.testing.assert_allclose(facts["predicted"], 8, atol=0.2)
+
+
+def test_runs_of_a_table_may_have_any_label(path, tmp_path):
+    tokens = np.geomspace(300, 6000, 6)
+    text = "tokens,loss,domain,run\n" + rows_of(tokens, 2 + 30 / tokens**0.5, lambda index: f",r{index % 2}")
+    assert from_table(path, tmp_path, text)[0] == 0
+
+
+def test_what_a_law_over_sizes_has_no_use_for_is_refused_before_training(path, tmp_path, capsys):
+    text = "tokens,loss,domain,params\n" + rows_of(np.geomspace(300, 6000, 6), np.linspace(4, 3, 6), lambda _: ",1000")
+    code, facts = from_table(path, tmp_path, text, "targets.when_unusable=pooled")
+    assert code == 2
+    assert facts == []
+    assert "no curves to share or pool" in capsys.readouterr().err
+    assert not list((tmp_path / "run" / "stages").glob("pretrain-*"))
+
+
+def test_a_rate_that_ends_at_zero_has_targets_too(path, tmp_path):
+    options = ["--run-folder", str(tmp_path / "run"), "--quiet", "train.optimizer.final_fraction=0.0"]
+    assert cli.invoke(["targets", str(path), *options]) == 0
+    (facts,) = facts_of(tmp_path / "run")
+    assert np.isfinite(facts["predicted"]).all()
+
+
+@pytest.mark.parametrize("share", [0.97, 1.0])
+def test_a_warm_up_that_leaves_nothing_to_look_at_is_refused(path, share):
+    with pytest.raises(UserError, match="places after its warm-up"):
+        design(configured(path, f"train.optimizer.warmup_fraction={share}", "train.steps=60", "targets.budget=1.0"))
+
+
+@pytest.mark.parametrize("field", ["losses", "fallback"])
+@pytest.mark.parametrize("value", ["nan", "-1", "inf"])
+def test_given_targets_must_be_losses(path, field, value):
+    with pytest.raises(UserError, match="must be positive and finite"):
+        configured(path, f"targets.{field}=[{value},1,1]")
 
 
 def test_a_table_that_cannot_be_used_is_refused_before_the_base_model_is_trained(path, tmp_path, capsys):

@@ -19,6 +19,7 @@ from vtune_jax.fits.diagnostics import Diagnostics, Verdict
 from vtune_jax.fits.laws import LAWS, law_named
 from vtune_jax.fits.policy import Policy, apply_policy
 from vtune_jax.fits.power_law import PowerLawFit, fit_loss_curves, predict
+from vtune_jax.fits.sizes import SizeEstimate, SizeTarget, estimate_over_sizes
 from vtune_jax.fits.targets import TargetEstimate, estimate_targets
 
 __all__ = [
@@ -28,12 +29,15 @@ __all__ = [
     "Diagnostics",
     "Policy",
     "PowerLawFit",
+    "SizeEstimate",
+    "SizeTarget",
     "Target",
     "TargetEstimate",
     "Verdict",
     "apply_policy",
     "areas",
     "bootstrap_chinchilla",
+    "estimate_over_sizes",
     "estimate_targets",
     "fit_annealing",
     "fit_chinchilla",

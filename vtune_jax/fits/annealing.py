@@ -72,11 +72,12 @@ def areas(rates: np.ndarray, *, decay: float = DECAY) -> Areas:
     """S1 and S2 after each step of a schedule.
 
     Args:
-        rates: the learning rate of each step, positive. A rise, warm-up above all, counts as no annealing.
+        rates: the learning rate of each step, not negative, the first one positive. A rise, warm-up above all, counts
+            as no annealing.
         decay: lambda in [0, 1].
 
     Raises:
-        ValueError: a rate that is not positive and finite, or a decay outside [0, 1].
+        ValueError: a rate that is negative or not finite, a first one of 0, or a decay outside [0, 1].
 
     Example:
         >>> halved = areas(np.array([1.0, 1.0, 0.5, 0.5]), decay=1.0)
@@ -84,8 +85,8 @@ def areas(rates: np.ndarray, *, decay: float = DECAY) -> Areas:
         ([1.0, 2.0, 2.5, 3.0], [0.0, 0.0, 0.5, 1.0])
     """
     rates = np.asarray(rates, np.float64)
-    if not (np.isfinite(rates).all() and (rates > 0).all()):
-        raise ValueError("rates must be positive and finite.")
+    if not (np.isfinite(rates).all() and (rates >= 0).all() and (rates[:1] > 0).all()):
+        raise ValueError("rates must be finite and not negative, and the first one positive.")
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must lie in [0, 1], got {decay}.")
     falls = np.maximum(-np.diff(rates, prepend=rates[:1]), 0.0)

@@ -170,7 +170,7 @@ def predict(fit: ChinchillaFit, params: int | float, tokens: int | float) -> Flo
 
 
 def _measured(params: np.ndarray, tokens: np.ndarray, losses: np.ndarray) -> Measured:
-    return checked_points(tokens, losses, least=5, params=params)
+    return checked_points(tokens, losses, least=5, repeats=True, params=params)
 
 
 def _points(measured: Measured, dtype: str) -> tuple[Points, list[np.ndarray]]:

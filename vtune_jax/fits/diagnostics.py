@@ -5,15 +5,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import stdtr
 
 from vtune_jax.fits.curves import FittedCurves, host_psi
 from vtune_jax.fits.head import Trimmed
 from vtune_jax.fits.power_law import Face
+from vtune_jax.fits.solver import Status
 
-SHORT_RANGE_DECADES, FAR_DECADES = 0.7, 1.0
-WEAK_DROP_SIGMAS, WORST_CONDITION = 3.0, 1e4
-OUTLIER_SIGMAS, FAR_OUTLIER_SIGMAS = 3.5, 5.0  # counted; alone worth a verdict, which few normal residuals come to
-FEW_POINTS, WIDEST_SHARE = 6, 0.25
+FAR_DECADES, WEAK_DROP_SIGMAS, WIDEST_SHARE = 1.0, 3.0, 0.25
+SHORT_RANGE_DECADES = {3: 0.7, 4: 0.5}
+WORST_CONDITION = {3: 1e4, 4: 1e5}
+"""By the law's parameters. Under LRA a proxy that is looked at from an eighth of its length on spans 0.7 decades of S1
+and has about 5e3; from a quarter on, 0.4 and 1e5, and its targets are half as sure."""
+OUTLIER_SIGMAS, OUTLIER_CHANCE = 3.5, 0.01  # counted; of a farthest residual among normal ones, worth a verdict
+FEW_POINTS = 3  # and fewer beyond the law's parameters
+
+
+NUMBERS = {3: "three", 4: "four", 5: "five"}
 
 
 class Verdict(enum.StrEnum):
@@ -28,6 +36,7 @@ class Verdict(enum.StrEnum):
     TOO_FAR = "extrapolates too far"
     BACKWARDS = "extrapolates backwards"
     CURVATURE = "curvature unresolved"
+    NOT_CONVERGED = "not converged"
     OUTLIERS = "outliers"
     AUTOCORRELATED = "autocorrelated"
     FEW_POINTS = "few points"
@@ -38,12 +47,19 @@ UNUSABLE = frozenset({Verdict.RISING, Verdict.NOT_BELOW_INITIAL, Verdict.NOT_BEL
 """Verdicts under which a target must not enter a velocity."""
 DOUBTFUL = frozenset({Verdict.UNDER_DETERMINED, Verdict.TOO_WIDE, Verdict.TOO_FAR})
 """Those under which a cautious user would not let it either."""
+OF_TARGET = frozenset(
+    {Verdict.NOT_BELOW_INITIAL, Verdict.NOT_BELOW_CURRENT, Verdict.TOO_WIDE, Verdict.TOO_FAR, Verdict.BACKWARDS}
+)
+"""Those that say nothing where no target is asked for, as the numbers `NUMBERS_OF_TARGET` do."""
+NUMBERS_OF_TARGET = ("extrapolation_decades", "gap", "gap_to_current", "half_width_share")
 
 
 class Diagnostics(NamedTuple):
     """One number per domain for each thing that can be wrong; NaN where it cannot be told."""
 
     points: Int[np.ndarray, " domains"]  # fitted
+    places: Int[np.ndarray, " domains"]  # of them that differ in more than their loss
+    law_parameters: int  # of the law, for all domains
     head_points: Int[np.ndarray, " domains"]  # left out as a warm-up head
     range_decades: Float[np.ndarray, " domains"]  # of tokens (S1 under LRA) between the first and the last point
     extrapolation_decades: Float[np.ndarray, " domains"]  # from the last point to the target; negative: backwards
@@ -51,8 +67,10 @@ class Diagnostics(NamedTuple):
     face: Int[np.ndarray, " domains"]  # see `Face`
     condition: Float[np.ndarray, " domains"]  # of G'G, G the slopes of the log model
     sigma: Float[np.ndarray, " domains"]  # robust spread of the log residuals
-    largest_residual: Float[np.ndarray, " domains"]  # in sigmas
-    outlier_share: Float[np.ndarray, " domains"]  # of points beyond 3.5 sigmas
+    largest_residual: Float[np.ndarray, " domains"]  # in the deviations of `residual_sizes`
+    outlier_share: Float[np.ndarray, " domains"]  # of points beyond 3.5 of them
+    outlier_chance: Float[np.ndarray, " domains"]  # that normal residuals of so few points hold one as large
+    status: Int[np.ndarray, " domains"]  # of the fit, see `solver.Status`
     autocorrelation: Float[np.ndarray, " domains"]  # of neighbouring residuals
     effective_points: Float[np.ndarray, " domains"]  # independent points that these are worth
     gap: Float[np.ndarray, " domains"]  # initial loss minus target, nats
@@ -63,7 +81,9 @@ class Diagnostics(NamedTuple):
         """The numbers of one domain; what cannot be told is null."""
         return {
             name: (str(Face(value).name.lower()) if name == "face" else _plain(value))
-            for name, value in ((name, getattr(self, name)[domain]) for name in self._fields)
+            for name, value in (
+                (name, getattr(self, name)[domain]) for name in self._fields if name != "law_parameters"
+            )
         }
 
 
@@ -92,30 +112,58 @@ def condition_number(curves: FittedCurves) -> Float[np.ndarray, " domains"]:
     return values[:, -1] / np.maximum(values[:, 0], 1e-300)
 
 
-def autocorrelation(curves: FittedCurves, runs: np.ndarray | None = None) -> Float[np.ndarray, " domains"]:
-    """Lag-1 correlation of the residuals along each run, NaN with fewer than five points.
+def autocorrelation(
+    curves: FittedCurves, runs: np.ndarray | None = None
+) -> tuple[Float[np.ndarray, " domains"], Int[np.ndarray, " domains"]]:
+    """Lag-1 correlation of the residuals along each run, NaN with fewer than five, and how many it is a mean of.
 
     Args:
         curves: sorted by tokens.
-        runs: which run each point comes from, [points, domains] in the curves' order; None: all from one. Points of
-            different runs are no neighbours.
+        runs: which run each point comes from, [points, domains] in the curves' order; None: all from one, unless
+            several have the same number of tokens: one run passes there once, so that these stand together as their
+            sum over the root of their number, whose variance is that of one. Points of different runs are no
+            neighbours.
     """
-    found = []
+    found, counts = [], []
     for domain in range(curves.residuals.shape[1]):
         seen = curves.seen[:, domain]
-        residual = curves.residuals[seen, domain]
-        if runs is None:
-            pairs = residual[:-1], residual[1:]
-        else:
-            label = runs[seen, domain]
-            order = np.argsort(label, kind="stable")
-            residual, same = residual[order], np.diff(label[order]) == 0
-            pairs = residual[:-1][same], residual[1:][same]
+        residual, tokens = curves.residuals[seen, domain], curves.measured.tokens[seen, domain]
+        label = np.zeros(len(residual), int) if runs is None else np.unique(runs[seen, domain], return_inverse=True)[1]
+        place, index, size = np.unique(
+            np.stack([label, tokens], axis=1), axis=0, return_inverse=True, return_counts=True
+        )
+        residual = np.bincount(index.ravel(), weights=residual) / np.sqrt(size)
+        same = np.diff(place[:, 0]) == 0
+        pairs = residual[:-1][same], residual[1:][same]
         variance = (residual**2).mean() if len(residual) else 0.0
         exact = variance < 1e-20
         enough = len(residual) >= 5 and len(pairs[0]) >= 4
         found.append(np.nan if exact or not enough else (pairs[0] * pairs[1]).mean() / variance)
-    return np.array(found)
+        counts.append(len(residual))
+    return np.array(found), np.array(counts)
+
+
+def residual_sizes(curves: FittedCurves) -> Float[np.ndarray, "points domains"]:
+    """Residuals over their robust deviation, in which the smallest ones do not count.
+
+    A robust fit goes nearly through as many points as the law has parameters, so that with few points the median of all
+    residuals says little of their spread: 1.4826 medians of the others.
+    """
+    sizes = np.abs(curves.residuals)
+    for domain, seen in enumerate(curves.seen.T):
+        others = np.sort(sizes[seen, domain])[curves.law_parameters :]
+        scale = 1.4826 * np.median(others) if len(others) else np.inf
+        # Residuals of nothing but rounding are no outliers.
+        sizes[:, domain] /= max(scale, 1e-9)
+    return sizes
+
+
+def outlier_chance(
+    largest: Float[np.ndarray, " domains"], points: Int[np.ndarray, " domains"], law_parameters: int
+) -> Float[np.ndarray, " domains"]:
+    """That the farthest of so many normal residuals is as far: by Student's t, a median being worth half its points."""
+    freedom = np.maximum((points - law_parameters) / 2, 0.5)
+    return np.minimum(2 * points * stdtr(freedom, -largest), 1.0)
 
 
 def drop_sigmas(curves: FittedCurves) -> Float[np.ndarray, " domains"]:
@@ -131,7 +179,13 @@ def judge(
     of: Diagnostics, domain: int, *, trimmed: Trimmed, target: float, initial: float, current: float, min_gap: float
 ) -> list[tuple[Verdict, str]]:
     """Every verdict that applies to a domain, worst first, each with its number and what to do."""
-    face, points = Face(of.face[domain]), int(of.points[domain])
+    face, points, places, unknowns = (
+        Face(of.face[domain]),
+        int(of.points[domain]),
+        int(of.places[domain]),
+        of.law_parameters,
+    )
+    counted = f"{points} points" if places == points else f"{points} points at {places} places"
     ahead, span = of.extrapolation_decades[domain], of.range_decades[domain]
     gap, share = of.gap[domain], of.half_width_share[domain]
     said: list[tuple[Verdict, str]] = []
@@ -163,10 +217,10 @@ def judge(
         "give points from after the warm-up",
     )
     note(
-        points <= 3 or (face != Face.FLAT and of.drop_sigmas[domain] < WEAK_DROP_SIGMAS),
+        places <= unknowns or (face != Face.FLAT and of.drop_sigmas[domain] < WEAK_DROP_SIGMAS),
         Verdict.UNDER_DETERMINED,
-        f"{points} points for three unknowns leave nothing to tell the error by; measure more"
-        if points <= 3
+        f"{counted} for {NUMBERS[unknowns]} unknowns leave nothing to tell the law's error by; measure more"
+        if places <= unknowns
         else f"its loss falls by only {of.drop_sigmas[domain]:.1f} standard deviations of a point; measure over more "
         "tokens, or on more held-out text",
     )
@@ -188,27 +242,34 @@ def judge(
         f"points reach {-ahead:.2f} decades beyond the target, which is then no prediction",
     )
     note(
-        points > 3 and face != Face.FLAT and (of.condition[domain] > WORST_CONDITION or span < SHORT_RANGE_DECADES),
+        places > unknowns
+        and face != Face.FLAT
+        and (of.condition[domain] > WORST_CONDITION[unknowns] or span < SHORT_RANGE_DECADES[unknowns]),
         Verdict.CURVATURE,
         f"the points span {span:.2f} decades, condition number {of.condition[domain]:.1g}: how the fall slows down "
         "cannot be told; add shorter and longer proxies",
     )
     note(
-        of.largest_residual[domain] > FAR_OUTLIER_SIGMAS,
+        of.status[domain] != Status.CONVERGED,
+        Verdict.NOT_CONVERGED,
+        "the search for its law ended before the gradient test held; the law's parameters are the best found",
+    )
+    note(
+        of.outlier_chance[domain] < OUTLIER_CHANCE,
         Verdict.OUTLIERS,
         f"{of.outlier_share[domain]:.0%} of the points lie beyond {OUTLIER_SIGMAS} standard deviations, the farthest "
         f"{of.largest_residual[domain]:.0f}; look at them",
     )
     note(
-        of.autocorrelation[domain] > 1 / np.sqrt(points),
+        of.autocorrelation[domain] > 1 / np.sqrt(places),
         Verdict.AUTOCORRELATED,
         f"neighbouring residuals correlate by {of.autocorrelation[domain]:.2f}: {points} points are worth "
         f"{of.effective_points[domain]:.1f}, and the interval may still be too narrow",
     )
     note(
-        3 < points < FEW_POINTS,
+        unknowns < places < unknowns + FEW_POINTS,
         Verdict.FEW_POINTS,
-        f"{points} points for three unknowns; the interval says how much that matters",
+        f"{counted} for {NUMBERS[unknowns]} unknowns; the interval says how much that matters",
     )
     return said or [(Verdict.TRUSTWORTHY, "")]
 

@@ -16,23 +16,36 @@ class Measured(NamedTuple):
     tokens: Float[np.ndarray, "points domains"]
     losses: Float[np.ndarray, "points domains"]  # NaN where there is no point
     others: tuple[np.ndarray, ...]
-    order: Int[np.ndarray, "points domains"]  # the given place of each point
+    order: Int[np.ndarray, "points domains"]  # the given place of each point; repeated rows are in none
 
     @property
     def seen(self) -> Bool[np.ndarray, "points domains"]:
         """Where there is a point."""
         return ~np.isnan(self.losses)
 
+    @property
+    def places(self) -> Int[np.ndarray, " domains"]:
+        """Points that differ in more than their loss: several runs of equal length are one place of a curve."""
+        found = []
+        for domain, seen in enumerate(self.seen.T):
+            at = np.stack([column[seen, domain] for column in (self.tokens, *self.others)], axis=1)
+            found.append(len(np.unique(at, axis=0)))
+        return np.array(found)
 
-def checked_points(tokens: np.ndarray, losses: np.ndarray, *, least: int = 3, **others: np.ndarray) -> Measured:
+
+def checked_points(
+    tokens: np.ndarray, losses: np.ndarray, *, least: int = 3, repeats: bool = False, **others: np.ndarray
+) -> Measured:
     """Measurements that a law can be fitted to.
 
-    Sorted, so that the order in which they are given cannot change a rounding.
+    Sorted, so that the order in which they are given cannot change a rounding. Rows of a domain that agree in every
+    number are one measurement that was written down twice, and count once.
 
     Args:
         tokens: positive; [points] or [points, domains].
         losses: positive, NaN where there is no point; [points, domains].
         least: points that every domain must have.
+        repeats: repeated rows count as often as they are given.
         others: positive, as tokens; an `annealed_area` may be 0.
 
     Raises:
@@ -60,7 +73,22 @@ def checked_points(tokens: np.ndarray, losses: np.ndarray, *, least: int = 3, **
         raise ValueError(f"losses must have at least {least} points in every domain, got {fewest}.")
     order = np.lexsort((losses, *reversed(given.values())), axis=0)
     tokens, *rest, losses = (np.take_along_axis(x, order, axis=0) for x in (*given.values(), losses))
+    if not repeats:
+        losses = _once(losses, tokens, *rest)
+        # What is left stands together, so that neither a rounding nor a shape tells of what was left out.
+        kept = np.argsort(np.isnan(losses), axis=0, kind="stable")[: (~np.isnan(losses)).sum(axis=0).max()]
+        tokens, *rest, losses, order = (np.take_along_axis(x, kept, axis=0) for x in (tokens, *rest, losses, order))
+        fewest = int((~np.isnan(losses)).sum(axis=0).min())
+        if fewest < least:
+            raise ValueError(f"losses must have at least {least} different points in every domain, got {fewest}.")
     return Measured(tokens, losses, tuple(rest), order)
+
+
+def _once(losses: np.ndarray, *inputs: np.ndarray) -> np.ndarray:
+    """Sorted losses, NaN where a row repeats the one before it."""
+    again = np.zeros(losses.shape, bool)
+    again[1:] = np.all([column[1:] == column[:-1] for column in (losses, *inputs)], axis=0)
+    return np.where(again, np.nan, losses)
 
 
 def make_points(inputs: list[np.ndarray], losses: np.ndarray, *, dtype: str = "float64") -> Points:

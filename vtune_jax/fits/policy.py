@@ -10,14 +10,15 @@ from vtune_jax.errors import UserError
 from vtune_jax.fits.curves import Target
 from vtune_jax.fits.diagnostics import DOUBTFUL, UNUSABLE
 from vtune_jax.fits.pooling import pooled_losses
+from vtune_jax.fits.sizes import SizeEstimate
 from vtune_jax.fits.targets import TargetEstimate
 
 Policy = Literal["error", "last_seen", "pooled", "given"]
 
 
 def apply_policy(
-    estimate: TargetEstimate,
-    target: Target,
+    estimate: TargetEstimate | SizeEstimate,
+    target: Target | None,
     initial_losses: np.ndarray,
     *,
     policy: Policy,
@@ -29,7 +30,7 @@ def apply_policy(
 
     Args:
         estimate: with verdicts.
-        target: where it was read off.
+        target: where it was read off; None: over model sizes.
         initial_losses: of the base model.
         policy: `error` refuses; `last_seen` takes the loss at the most tokens, which overstates what can be reached;
             `pooled` takes the law that the usable domains have in common, at the domain's own level; `given` takes the
@@ -63,7 +64,7 @@ def apply_policy(
         )
     replacement, what = {
         "last_seen": lambda: (estimate.last_seen, "The loss of its longest proxy"),
-        "pooled": lambda: (pooled_losses(estimate.curves, target, ~bad), "What the other domains' common law gives"),
+        "pooled": lambda: (_pooled(estimate, target, ~bad), "What the other domains' common law gives"),
         "given": lambda: (np.asarray(given, np.float64), "The given target"),
     }[policy]()
     for domain in np.flatnonzero(bad).tolist():
@@ -73,3 +74,12 @@ def apply_policy(
             note += f"; it is not below the initial {initial_losses[domain]:.3f}: the remaining fraction counts as 0"
         notes.append(note)
     return targets, notes
+
+
+def _pooled(estimate: TargetEstimate | SizeEstimate, target: Target | None, sound: np.ndarray) -> np.ndarray:
+    if target is None or isinstance(estimate, SizeEstimate):
+        raise UserError(
+            "a law over model sizes has no curves that domains could pool",
+            'set targets.when_unusable = "last_seen" or "given", or give losses of one size, without params',
+        )
+    return pooled_losses(estimate.curves, target, sound)

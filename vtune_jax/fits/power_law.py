@@ -28,6 +28,8 @@ _ELEMENTS = 16_384
 Width = float | Literal["auto"]
 """Of the Huber loss, on log residuals; "auto": 1.345 times the residuals' spread in a fit at the published width."""
 _PROJECTION_ROUNDS = 5
+FLAT_EXPONENT = 0.5
+"""Stands for the exponent of a flat curve, which has none."""
 
 
 def psi(t: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -178,7 +180,7 @@ def _into_interior(parameters: Float[Array, "3 lanes"]) -> Float[Array, "3 lanes
 
 
 def _flat_curve(level: Float[Array, "1 lanes"]) -> Float[Array, "3 lanes"]:
-    return jnp.stack([level[0], jnp.zeros_like(level[0]), jnp.full_like(level[0], 0.5)])
+    return jnp.stack([level[0], jnp.zeros_like(level[0]), jnp.full_like(level[0], FLAT_EXPONENT)])
 
 
 FLAT = Piece(
@@ -293,6 +295,7 @@ def to_fit(solution: Solution, middle: np.ndarray) -> PowerLawFit:
     """
     solution = jax.tree.map(lambda column: np.asarray(column)[..., : len(middle)], solution)
     c, s, b = np.asarray(solution.parameters, np.float64)
+    b = np.where(s > 0, b, FLAT_EXPONENT)
     share = s / b
     with np.errstate(divide="ignore"):
         log_b = c + np.log(share) + b * middle

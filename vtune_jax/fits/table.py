@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vtune_jax.errors import UserError
 
@@ -21,6 +21,7 @@ class Curves(NamedTuple):
     tokens: Float[np.ndarray, "points domains"]  # or what stands in the first of the columns asked for
     losses: Float[np.ndarray, "points domains"]
     others: dict[str, Float[np.ndarray, "points domains"]]
+    runs: Int[np.ndarray, "points domains"] | None  # which run each point comes from, if the table says so
     notes: tuple[str, ...]  # lines that were left out, by number
 
 
@@ -32,19 +33,24 @@ def read_curves(
     names: Sequence[str] | None = None,
     drop_worst: int = 0,
 ) -> Curves:
-    """Reads a table; order and repeated rows of its lines do not matter to a fit.
+    """Reads a table; order and repetition of its lines do not matter to a fit.
 
     Args:
-        path: CSV; column names in any case, other columns are ignored.
+        path: CSV; column names in any case. A column `run` labels the runs that points come from, with any text; other
+            columns are ignored.
         columns: what each point must say beside `loss`; `domain` is optional unless `names` has more than one.
         optional: further columns, taken if they are there.
         names: domains that the table must hold, in this order; None: those that it holds, in order of appearance.
         drop_worst: leaves out the n largest losses of each domain and whatever is not below them.
 
     Raises:
-        UserError: no such file, a column is missing, a value that is no number or not positive, no row, or a domain
-            that is not in the table.
+        UserError: no such file, a column is missing or there twice, a value that is no number or not positive, no row,
+            a domain that is not in the table, or a negative `drop_worst`.
     """
+    if drop_worst < 0:
+        raise UserError(
+            f"the number of losses to leave out must not be negative, got {drop_worst}", "leave out 0 or more"
+        )
     header, rows = _rows(path)
     columns = (*columns, *(name for name in optional if name in header))
     missing = [name for name in (*columns, "loss") if name not in header]
@@ -56,6 +62,7 @@ def read_curves(
             f"name its columns {', '.join((*columns, 'loss'))} and, for several domains, domain",
         )
     points: dict[str, list[list[float]]] = {}
+    labels: dict[str, int] = {}
     empty: list[int] = []
     for line, row in rows:
         values = [_number(path, line, name, row[name]) for name in (*columns, "loss")]
@@ -67,7 +74,8 @@ def read_curves(
                 raise UserError(
                     f"{path}, line {line}: {name} must be positive and finite, got {value:g}", "mend or remove the line"
                 )
-        points.setdefault(row.get("domain", ONLY) or ONLY, []).append(values)
+        run = labels.setdefault(row.get("run", ""), len(labels))
+        points.setdefault(row.get("domain", ONLY) or ONLY, []).append([run, *values])
     if not points:
         raise UserError(f"{path} holds no points", f"give rows of {', '.join((*columns, 'loss'))}")
     notes = [f"{path.name}: left out, without a number in every column: {_listed(empty)}"] if empty else []
@@ -82,14 +90,15 @@ def read_curves(
     chosen = tuple(names) if names is not None else tuple(points)
     of_domain = {name: _without_worst(np.array(points[name]), drop_worst, name) for name in chosen}
     longest = max(len(table) for table in of_domain.values())
-    filled = np.full((len(columns) + 1, longest, len(chosen)), np.nan)
+    filled = np.full((len(columns) + 2, longest, len(chosen)), np.nan)
     for place, name in enumerate(chosen):
         table = of_domain[name]
         filled[:, : len(table), place] = table.T
         # Where there is no point the other columns still hold something valid.
         filled[:-1, len(table) :, place] = table[:1, :-1].T
-    first, *rest = filled[:-1]
-    return Curves(chosen, first, filled[-1], dict(zip(columns[1:], rest, strict=True)), tuple(notes))
+    runs, first, *rest = filled[:-1]
+    others = dict(zip(columns[1:], rest, strict=True))
+    return Curves(chosen, first, filled[-1], others, runs.astype(int) if "run" in header else None, tuple(notes))
 
 
 def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -99,10 +108,15 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         raise UserError(f"cannot read {path} ({error.strerror})", "give the path of a CSV file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason})", "give a CSV file") from error
-    lines = list(csv.reader(text.splitlines()))
+    try:
+        lines = list(csv.reader(text.splitlines()))
+    except csv.Error as error:
+        raise UserError(f"{path} is no CSV file ({error})", "mend its quotes") from error
     if not lines:
         raise UserError(f"{path} is empty", "give a CSV file with a header")
     header = [name.strip().lower() for name in lines[0]]
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise UserError(f"{path} has more than one column {', '.join(map(repr, twice))}", "rename or remove one")
     rows = []
     for number, cells in enumerate(lines[1:], start=2):
         if not any(cell.strip() for cell in cells):

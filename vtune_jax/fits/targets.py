@@ -20,6 +20,8 @@ from vtune_jax.fits.diagnostics import (
     condition_number,
     drop_sigmas,
     judge,
+    outlier_chance,
+    residual_sizes,
 )
 from vtune_jax.fits.head import Trimmed, trim_heads
 from vtune_jax.fits.law import Points
@@ -52,7 +54,7 @@ class TargetEstimate(NamedTuple):
     standard_error: Float[np.ndarray, " domains"]
     level: float  # of the interval
     curves: FittedCurves  # what was fitted, heads left out
-    last_seen: Float[np.ndarray, " domains"]  # the loss at the most tokens
+    last_seen: Float[np.ndarray, " domains"]  # the loss at the most tokens, a mean where there are several
     beta_prior: tuple[float, float]  # that was used: median, deviation of the logarithm
     diagnostics: Diagnostics
     verdicts: tuple[tuple[Verdict, ...], ...]  # per domain, worst first
@@ -156,7 +158,7 @@ def estimate_targets(
     if not (np.isfinite(target_tokens) and target_tokens > 0):
         raise ValueError(f"target_tokens must be positive and finite, got {target_tokens}.")
     losses = np.asarray(losses, np.float64)
-    others = {} if annealed is None else {"annealed_area": annealed}
+    others: dict[str, Any] = {} if annealed is None else {"annealed_area": annealed}
     measured = checked_points(tokens, losses, least=3 + len(others), **others)
     trimmed = trim_heads(measured, drop_head)
     curves = fit_curves(trimmed.measured, delta)
@@ -166,8 +168,8 @@ def estimate_targets(
     )
     target = Target(float(target_tokens), float(target_annealed))
     ahead, span = _decades(curves, target)
-    rho = autocorrelation(curves, _sorted_runs(runs, losses.shape, measured.order))
-    points = effective_points(curves, rho)
+    rho, apart = autocorrelation(curves, _sorted_runs(runs, losses.shape, measured.order))
+    points = effective_points(curves, rho, apart)
     prior = beta_prior or (BETA_PRIOR if annealed is None else ALPHA_PRIOR)
     if share_beta:
         prior = shared_prior(points, len(ahead), prior)
@@ -186,16 +188,19 @@ def estimate_targets(
     beyond = np.stack([_decades(curves, at)[0] for at in places])
     model_error = z * model_error_per_decade * np.maximum(beyond, 0.0)
     # As many points as unknowns: nothing is left to say how wrong they are.
-    exact = count <= curves.law_parameters
+    distinct = curves.measured.places
+    exact = (count <= curves.law_parameters) | (distinct < curves.law_parameters)
     below, above = (np.where(exact, np.inf, np.hypot(width, model_error)) for width in np.diff(logs, axis=0))
     values, lower, upper = np.exp(logs[1]), np.exp(logs[1] - below), np.exp(logs[1] + above)
     half = 0.5 * (upper[0] - lower[0])
     gap = initial - values[0]
     # Where the initial loss is unknown, the highest one measured stands for it.
     fallen = np.nanmax(curves.measured.losses, axis=0) - values[0]
-    sizes = np.abs(curves.residuals) / np.maximum(curves.fit.sigma, 1e-9)
+    sizes = residual_sizes(curves)
     diagnostics = Diagnostics(
         points=count,
+        places=distinct,
+        law_parameters=curves.law_parameters,
         head_points=trimmed.dropped,
         range_decades=span,
         extrapolation_decades=ahead,
@@ -205,8 +210,10 @@ def estimate_targets(
         sigma=curves.fit.sigma,
         largest_residual=sizes.max(axis=0),
         outlier_share=(sizes > OUTLIER_SIGMAS).sum(axis=0) / count,
+        outlier_chance=outlier_chance(sizes.max(axis=0), count, curves.law_parameters),
+        status=curves.fit.status,
         autocorrelation=rho,
-        effective_points=count * independent_share(rho, count),
+        effective_points=count * independent_share(rho, apart),
         gap=gap,
         gap_to_current=current - values[0],
         half_width_share=half / np.maximum(np.where(np.isnan(gap), fallen, gap), min_gap),
@@ -228,14 +235,20 @@ def estimate_targets(
     )
 
 
-def effective_points(curves: FittedCurves, rho: Float[np.ndarray, " domains"]) -> Points:
-    """Points weighted by how many independent ones each is worth: Huber weights, less what autocorrelation takes."""
+def effective_points(curves: FittedCurves, rho: Float[np.ndarray, " domains"], apart: np.ndarray) -> Points:
+    """Points weighted by how many independent ones each is worth: Huber weights, less what autocorrelation takes.
+
+    Args:
+        curves: fitted.
+        rho: lag-1 correlation of the residuals.
+        apart: how many residuals that is a mean of.
+    """
     domains, places = len(rho), slice(0, len(curves.residuals))
     # A width far below the residuals, as published ones often are, would say that no point counts.
     width = np.maximum(curves.fit.delta, 1.345 * curves.fit.sigma)
     robust = np.minimum(1.0, width / np.maximum(np.abs(curves.residuals), 1e-300))
     weight = curves.points.weight.copy()
-    weight[places, :domains] *= robust * independent_share(rho, curves.seen.sum(axis=0))
+    weight[places, :domains] *= robust * independent_share(rho, apart)
     weight[:, domains:] = weight[:, :1]
     return curves.points._replace(weight=weight)
 
@@ -302,7 +315,7 @@ def _band_places(curves: FittedCurves, target: Target) -> list[Target]:
 
 def _last_seen(curves: FittedCurves) -> np.ndarray:
     tokens = np.where(curves.seen, curves.measured.tokens, 0.0)
-    return np.take_along_axis(curves.measured.losses, tokens.argmax(axis=0)[None], axis=0)[0]
+    return np.nanmean(np.where(tokens == tokens.max(axis=0), curves.measured.losses, np.nan), axis=0)
 
 
 def _sorted_runs(runs: np.ndarray | None, shape: tuple[int, ...], order: np.ndarray) -> np.ndarray | None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ROUNDS = 3
 _SHORTEST, _LEAST_ENDS = 4, 4  # steps of the shortest run of a ladder, and runs it must hold
 _LEAST_STEPS, _LEAST_EVALUATIONS, _MOST_EVALUATION = 12, 8, 0.25
+_LEAST_PLACES = 5  # one more than the law has parameters
 _FIRST_SHARE = 8  # a run is first evaluated after this part of its steps, when the worst of the warm-up is over
 
 
@@ -82,7 +83,13 @@ def _single(budget: float, evaluations: int, price: float, warmup: float) -> Rou
     count = int(np.clip(_MOST_EVALUATION * budget / price, _LEAST_EVALUATIONS, evaluations))
     length = int(budget - count * price)
     first = max(length // _FIRST_SHARE, round(warmup * length)) + 1
-    places = np.unique(np.round(np.geomspace(first, length, count)).astype(int))
+    places = np.unique(np.round(np.geomspace(min(first, length), length, count)).astype(int))
+    if len(places) < _LEAST_PLACES:
+        raise UserError(
+            f"a proxy of {length} steps can be evaluated at {len(places)} places after its warm-up; the law needs "
+            f"{_LEAST_PLACES}",
+            "lower train.optimizer.warmup_fraction, raise targets.budget, or train longer",
+        )
     return Round((ShortRun(length, tuple(places.tolist())),), length + len(places) * price)
 
 

@@ -13,11 +13,9 @@ from scipy.special import ndtri
 from vtune_jax.core.types import Targets
 from vtune_jax.errors import UserError
 from vtune_jax.fits.annealing import Areas, areas, decay_for
-from vtune_jax.fits.bootstrap import draw_cases
-from vtune_jax.fits.chinchilla import bootstrap_chinchilla, fit_chinchilla
-from vtune_jax.fits.chinchilla import predict as predict_chinchilla
 from vtune_jax.fits.curves import Target
 from vtune_jax.fits.policy import apply_policy
+from vtune_jax.fits.sizes import SizeEstimate, SizeTarget, estimate_over_sizes
 from vtune_jax.fits.table import Curves, read_curves
 from vtune_jax.fits.targets import TargetEstimate, estimate_targets, finite
 from vtune_jax.stages.cache import write_json
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
     from vtune_jax.stages.pipeline import Pipeline
 
 
-_REPLICATES = 1000
-
-
 def predict_targets(pipeline: Pipeline, folder: Path) -> None:
     """Measures initial losses, trains the proxies, fits and writes `targets.json`."""
     config = pipeline.config
@@ -44,7 +39,10 @@ def predict_targets(pipeline: Pipeline, folder: Path) -> None:
     if options.losses:
         facts |= own_targets(options.losses)
     elif options.table:
-        facts |= _from_table(pipeline, Path(options.table), initial, budget)
+        try:
+            facts |= _from_table(pipeline, Path(options.table), initial, budget)
+        except ValueError as error:
+            raise UserError(f"{options.table}: {str(error).rstrip('.')}", "mend the table") from error
     else:
         facts |= _from_proxies(pipeline, folder, initial, budget)
     for note in facts["notes"]:
@@ -62,11 +60,17 @@ def assert_possible(config: ExperimentConfig, names: tuple[str, ...]) -> None:
         design(config)
     elif config.targets.table:
         table = read_curves(Path(config.targets.table), names=names, optional=("params",))
-        fewest, least = (~np.isnan(table.losses)).sum(axis=0), 5 if "params" in table.others else 3
+        sizes = "params" in table.others
+        fewest, least = (~np.isnan(table.losses)).sum(axis=0), 5 if sizes else 3
         if fewest.min() < least:
             raise UserError(
                 f"{config.targets.table} has {fewest.min()} points of domain '{names[int(fewest.argmin())]}'",
                 f"give at least {least}",
+            )
+        if sizes and (config.targets.share_beta or config.targets.when_unusable == "pooled"):
+            raise UserError(
+                f"{config.targets.table} has a column params: its law over model sizes has no curves to share or pool",
+                'leave out targets.share_beta and targets.when_unusable = "pooled", or the column',
             )
 
 
@@ -96,7 +100,7 @@ def _from_proxies(pipeline: Pipeline, folder: Path, initial: np.ndarray, budget:
     trained = sum(run.steps for plan in rounds[: len(parts)] for run in plan.runs) * config.data.batch_tokens
     points = {"tokens": tokens.tolist(), "loss": measured.losses.tolist(), "run": measured.run.tolist()}
     return {
-        **_settled(pipeline, estimate, target, initial),
+        **_settled(pipeline, estimate, estimate.as_json(), target, initial),
         "curve": _along_the_real_run(config, estimate),
         "points": points,
         "proxy_tokens": trained,
@@ -154,12 +158,11 @@ def schedule_areas(optimizer: OptimizerConfig, steps: int, decay: float) -> Area
 def _from_table(pipeline: Pipeline, path: Path, initial: np.ndarray, budget: int) -> dict[str, Any]:
     """From losses measured elsewhere: `tokens, loss, domain`, and `params` if model sizes differ."""
     config = pipeline.config
-    table = read_curves(path, names=pipeline.prepared.names, optional=("params", "run"))
+    table = read_curves(path, names=pipeline.prepared.names, optional=("params",))
     if "params" in table.others:
         return _from_sizes(pipeline, table, initial, budget)
-    runs = table.others.get("run")
-    estimate = estimate_targets(table.tokens, table.losses, budget, runs=runs, **_common(config, initial))
-    settled = _settled(pipeline, estimate, Target(float(budget)), initial)
+    estimate = estimate_targets(table.tokens, table.losses, budget, runs=table.runs, **_common(config, initial))
+    settled = _settled(pipeline, estimate, estimate.as_json(), Target(float(budget)), initial)
     # One column per domain of its own: a report shows the points that all domains have.
     shared = bool((table.tokens == table.tokens[:, :1]).all())
     points = {"tokens": table.tokens[:, 0].tolist(), "loss": table.losses.tolist()} if shared else {}
@@ -175,36 +178,30 @@ def _from_table(pipeline: Pipeline, path: Path, initial: np.ndarray, budget: int
 def _from_sizes(pipeline: Pipeline, table: Curves, initial: np.ndarray, budget: int) -> dict[str, Any]:
     """The law over model sizes, read off at this experiment's model; intervals by case resampling."""
     config = pipeline.config
-    size = config.model.parameters(pipeline.prepared.vocab_size)
-    low, high = (1 - config.targets.level) / 2, (1 + config.targets.level) / 2
-    fit = fit_chinchilla(table.others["params"], table.tokens, table.losses, delta="auto")
-    target = predict_chinchilla(fit, size, budget)
-    spread = []
-    for place in range(len(table.names)):
-        seen = ~np.isnan(table.losses[:, place])
-        sizes, tokens, losses = (x[seen, place] for x in (table.others["params"], table.tokens, table.losses))
-        drawn = draw_cases(len(losses), _REPLICATES, seed=config.seed, different=5)
-        replicates = bootstrap_chinchilla(sizes, tokens, losses, drawn, delta=float(fit.delta[place]))
-        spread.append(np.quantile(predict_chinchilla(replicates, size, budget), (low, high)))
-    lower, upper = np.array(spread).T
-    lower, upper = np.minimum(lower, target), np.maximum(upper, target)
-    fails = ~(target < initial - config.targets.min_gap)
-    if fails.any():
-        raise UserError(
-            f"the law over model sizes puts the targets of {[table.names[i] for i in np.flatnonzero(fails)]} at "
-            f"{target[fails].round(3).tolist()}, not below the initial losses {initial[fails].round(3).tolist()}",
-            "measure more, or give targets.losses",
-        )
-    names = ("E", "log_A", "alpha", "log_B", "beta")
-    return {
-        **own_targets(tuple(target.tolist())),
-        "lower": lower.tolist(),
-        "upper": upper.tolist(),
-        "standard_error": ((upper - lower) / (2 * float(ndtri(high)))).tolist(),
-        "verdict": ["from model sizes"] * len(target),
-        "law": {name: finite(getattr(fit, name)) for name in names},
-        "notes": list(table.notes),
+    estimate = estimate_over_sizes(
+        table.others["params"],
+        table.tokens,
+        table.losses,
+        SizeTarget(float(config.model.parameters(pipeline.prepared.vocab_size)), float(budget)),
+        initial_losses=initial,
+        level=config.targets.level,
+        delta="auto",
+        seed=config.seed,
+        min_gap=config.targets.min_gap,
+    )
+    z = float(ndtri((1 + config.targets.level) / 2))
+    facts = {
+        **own_targets(tuple(estimate.target.tolist())),
+        "lower": finite(estimate.lower),
+        "upper": finite(estimate.upper),
+        "standard_error": finite((estimate.upper - estimate.lower) / (2 * z)),
+        "level": config.targets.level,
+        "verdict": [str(said[0]) for said in estimate.verdicts],
+        "advice": [said[0] for said in estimate.advices],
+        "law": {name: finite(getattr(estimate.fit, name)) for name in ("E", "log_A", "alpha", "log_B", "beta")},
     }
+    settled = _settled(pipeline, estimate, facts, None, initial)
+    return {**settled, "notes": [*table.notes, *settled["notes"]]}
 
 
 def _common(config: ExperimentConfig, initial: np.ndarray) -> dict[str, Any]:
@@ -218,7 +215,14 @@ def _common(config: ExperimentConfig, initial: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _settled(pipeline: Pipeline, estimate: TargetEstimate, target: Target, initial: np.ndarray) -> dict[str, Any]:
+def _settled(
+    pipeline: Pipeline,
+    estimate: TargetEstimate | SizeEstimate,
+    facts: dict[str, Any],
+    target: Target | None,
+    initial: np.ndarray,
+) -> dict[str, Any]:
+    """The facts with the targets that the config's policy settles on; those that are no fit's have no interval."""
     options = pipeline.config.targets
     losses, notes = apply_policy(
         estimate,
@@ -229,7 +233,12 @@ def _settled(pipeline: Pipeline, estimate: TargetEstimate, target: Target, initi
         given=options.fallback,
         strict=options.strict,
     )
-    return {**estimate.as_json(), "target": losses.tolist(), "predicted": estimate.target.tolist(), "notes": notes}
+    kept = losses == estimate.target
+    fitted = {
+        name: [value if keep else None for value, keep in zip(facts[name], kept.tolist(), strict=True)]
+        for name in ("lower", "upper", "standard_error")
+    }
+    return {**facts, **fitted, "target": losses.tolist(), "predicted": estimate.target.tolist(), "notes": notes}
 
 
 def own_targets(losses: tuple[float, ...]) -> dict[str, Any]:
