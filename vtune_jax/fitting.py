@@ -6,6 +6,7 @@ It loads nothing of the trainer, and keeps what it compiles, so that a second ca
 import json
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from vtune_jax.errors import UserError
 from vtune_jax.fits.laws import law_named
 from vtune_jax.fits.power_law import Width
 from vtune_jax.fits.table import Curves, read_curves
+
+LARGEST_CACHE = 1 << 30
+"""Bytes of compiled programs that are kept; the ones that were not used for longest go."""
 
 
 class Request(NamedTuple):
@@ -52,6 +56,9 @@ def keep_compiled() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # With a largest size jax also locks the folder, so that two calls at once do not read what the other is writing.
+    if find_spec("filelock"):
+        jax.config.update("jax_compilation_cache_max_size", LARGEST_CACHE)
 
 
 def answer(request: Request) -> Answer:

@@ -183,4 +183,7 @@ def test_a_table_that_cannot_be_used_is_refused_before_the_base_model_is_trained
     options = ["--run-folder", str(tmp_path / "run"), "--quiet", "--from", str(table)]
     assert cli.invoke(["targets", str(path), *options]) == 2
     assert "holds no domain 'digits', 'mixed'" in capsys.readouterr().err
+    table.write_text("tokens,loss,domain\n" + 2 * rows_of(np.array([1e3, 2e3]), np.array([4.0, 3.0])))
+    assert cli.invoke(["targets", str(path), *options]) == 2
+    assert "must have at least 3 different points in domain 'letters', got 2" in capsys.readouterr().err
     assert not list((tmp_path / "run" / "stages").glob("pretrain-*"))

@@ -14,6 +14,7 @@ from vtune_jax.core.types import Targets
 from vtune_jax.errors import UserError
 from vtune_jax.fits.annealing import Areas, areas, decay_for
 from vtune_jax.fits.curves import Target
+from vtune_jax.fits.points import checked_points
 from vtune_jax.fits.policy import apply_policy
 from vtune_jax.fits.sizes import SizeEstimate, SizeTarget, estimate_over_sizes
 from vtune_jax.fits.table import Curves, read_curves
@@ -61,12 +62,14 @@ def assert_possible(config: ExperimentConfig, names: tuple[str, ...]) -> None:
     elif config.targets.table:
         table = read_curves(Path(config.targets.table), names=names, optional=("params",))
         sizes = "params" in table.others
-        fewest, least = (~np.isnan(table.losses)).sum(axis=0), 5 if sizes else 3
-        if fewest.min() < least:
-            raise UserError(
-                f"{config.targets.table} has {fewest.min()} points of domain '{names[int(fewest.argmin())]}'",
-                f"give at least {least}",
-            )
+        for place, name in enumerate(names):
+            one = slice(place, place + 1)
+            inputs: dict[str, Any] = {column: values[:, one] for column, values in table.others.items()}
+            try:
+                checked_points(table.tokens[:, one], table.losses[:, one], least=5 if sizes else 3, **inputs)
+            except ValueError as error:
+                reason = str(error).replace("every domain", f"domain '{name}'").rstrip(".")
+                raise UserError(f"{config.targets.table}: {reason}", "measure more") from error
         if sizes and (config.targets.share_beta or config.targets.when_unusable == "pooled"):
             raise UserError(
                 f"{config.targets.table} has a column params: its law over model sizes has no curves to share or pool",
