@@ -1,6 +1,8 @@
 """The command `vtune-jax fit`, as a user calls it."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -118,6 +120,14 @@ def test_mistakes_are_one_line(tmp_path, capsys, text, arguments, message):
     assert code == 2
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_a_reader_who_has_had_enough_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "vtune_jax", "fit", table(tmp_path), "--no-plot"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == cli.PIPE_CLOSED
 
 
 def test_a_folder_is_no_table(capsys):
