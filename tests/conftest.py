@@ -7,16 +7,12 @@ from pathlib import Path
 import jax
 import pytest
 
-# Workers share it: with a largest size jax locks the folder, and nobody reads what another is still writing.
-CACHE = {"jax_persistent_cache_min_compile_time_secs": 0.3, "jax_compilation_cache_max_size": 4 << 30}
+CACHE = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0.3}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "compiled"
-    folder.mkdir(exist_ok=True)
-    settings = {**CACHE, "jax_compilation_cache_dir": str(folder)}
+    settings = {**CACHE, "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled"))}
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)

@@ -117,9 +117,10 @@ def test_the_errors_of_targets_are_measured(tmp_path, monkeypatch):
 
 def test_the_recorded_predictions_follow_from_the_recorded_curves():
     record = json.loads(target_error.CURVES.read_text().splitlines()[-1])
-    again = target_predict.predict(record)
+    again = target_predict.predict(record, budgets=(0.2,))
     lines = (json.loads(line) for line in target_predict.PREDICTIONS.read_text().splitlines())
-    kept = [row for row in lines if (row["setting"], row["seed"]) == (record["setting"], record["seed"])]
+    wanted = (record["setting"], record["seed"], 0.2)
+    kept = [row for row in lines if (row["setting"], row["seed"], row["budget"]) == wanted]
     assert [(row["way"], row["budget"]) for row in again] == [(row["way"], row["budget"]) for row in kept]
     for new, old in zip(again, kept, strict=True):
         np.testing.assert_allclose(new["target"], old["target"], rtol=1e-4)
@@ -134,7 +135,9 @@ def test_the_options_of_short_runs_are_those_that_the_development_seeds_speak_fo
     )
 
     def at_a_fifth(**options):
-        bias, size, inside = re.fullmatch(r"(.+) \((.+); (.+)\)", target_choice.cells(records, **options)[1]).groups()
+        bias, size, inside = re.fullmatch(
+            r"(.+) \((.+); (.+)\)", target_choice.cells(records, budgets=(0.2,), **options)[0]
+        ).groups()
         return abs(float(bias)), float(size), float(inside)
 
     bias, size, inside = at_a_fifth()

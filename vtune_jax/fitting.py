@@ -5,8 +5,8 @@ It loads nothing of the trainer, and keeps what it compiles, so that a second ca
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,6 @@ from vtune_jax.errors import UserError
 from vtune_jax.fits.laws import law_named
 from vtune_jax.fits.power_law import Width
 from vtune_jax.fits.table import Curves, read_curves
-
-LARGEST_CACHE = 1 << 30
-"""Bytes of compiled programs that are kept; the ones that were not used for longest go."""
 
 
 class Request(NamedTuple):
@@ -56,9 +53,9 @@ def keep_compiled() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # With a largest size jax also locks the folder, so that two calls at once do not read what the other is writing.
-    if find_spec("filelock"):
-        jax.config.update("jax_compilation_cache_max_size", LARGEST_CACHE)
+    # A full disk, or an entry that a killed process left half written, costs a compilation and no word. jax could lock
+    # and bound the folder, but then an entry without its time of use, left by a kill, would end all writing.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
 
 
 def answer(request: Request) -> Answer:
@@ -133,14 +130,14 @@ def _curves(request: Request, table: Curves, law: str) -> Answer:
         delta=request.delta,
         drop_head=request.drop_head,  # type: ignore[arg-type]
         share_beta=request.share_beta,
-        band=True,
+        band=request.plot is not None,
     )
     fit = estimate.fit
     names = ("E", "log_B", "beta") if law == "LD" else ("E", "log_A", "alpha", "C")
-    warnings = list(table.notes)
+    warned = list(table.notes)
     if law == "LD":
         seen = np.where(np.isnan(table.losses), np.nan, table.tokens)
-        warnings += unit_warnings(seen, fit.log_B, table.names)  # type: ignore[union-attr]
+        warned += unit_warnings(seen, fit.log_B, table.names)  # type: ignore[union-attr]
     hidden = frozenset() if request.predict is not None else OF_TARGET
     without = () if request.predict is not None else NUMBERS_OF_TARGET
     said = [
@@ -165,7 +162,7 @@ def _curves(request: Request, table: Curves, law: str) -> Answer:
         }
         for place, name in enumerate(table.names)
     }
-    facts = _facts(request, law, warnings, domains)
+    facts = _facts(request, law, warned, domains)
     if request.plot is None:
         return Answer(facts, None)
     from vtune_jax.report.curves import save_curves
@@ -260,14 +257,14 @@ def _predicted(fit: Any, place: int, params: np.ndarray, tokens: np.ndarray) -> 
     return fit.E[place] + of_size + np.exp(fit.log_B[place] - fit.beta[place] * np.log(tokens[:, place]))
 
 
-def _facts(request: Request, law: str, warnings: Sequence[str], domains: dict[str, Any]) -> dict[str, Any]:
+def _facts(request: Request, law: str, warned: Sequence[str], domains: dict[str, Any]) -> dict[str, Any]:
     return {
         "law": law,
         "formula": law_named(law).formula,
         "predict": request.predict,
         "level": request.level,
         "delta": request.delta,
-        "warnings": list(warnings),
+        "warnings": list(warned),
         "domains": domains,
     }
 

@@ -29,10 +29,12 @@ def main() -> None:
     print(markdown(header + [f"{budget:.0%}" for budget in BUDGETS], body))
 
 
-def cells(records: list[dict], *, memory: float = SHORT_RUN_SHARE, **options) -> list[str]:
+def cells(
+    records: list[dict], *, budgets: tuple[float, ...] = BUDGETS, memory: float = SHORT_RUN_SHARE, **options
+) -> list[str]:
     """One per budget, the options that are not named as they were chosen."""
     said = []
-    for budget in BUDGETS:
+    for budget in budgets:
         errors, inside = [], []
         for record in records:
             steps = record["steps"]

@@ -50,11 +50,11 @@ def newest(path: Path) -> list[dict]:
     return list({(record["setting"], record["seed"]): record for record in records}.values())
 
 
-def predict(record: dict) -> list[dict]:
+def predict(record: dict, budgets: tuple[float, ...] = BUDGETS) -> list[dict]:
     """One row per budget and way that the recorded runs allow."""
     runs, truth = record["runs"], np.array(record["runs"]["real"]["loss"][-1])
     rows = []
-    for budget in BUDGETS:
+    for budget in budgets:
         steps = round(budget * record["steps"])
         for way, estimate in (
             ("constant", constant(record, runs["constant"], steps)),

@@ -219,6 +219,9 @@ def test_the_annealing_law_predicts_another_schedule():
         proxy.forward[late], law(proxy, late)[:, None] * noise, real.forward[-1], annealed=proxy.annealed[late]
     )
     assert np.mean([Verdict.CURVATURE in said for said in blurred.verdicts]) > 0.9
+    early, blunt = got.diagnostics, blurred.diagnostics
+    assert np.median(early.condition) < 2e4 < 5e4 < np.median(blunt.condition)
+    assert early.range_decades[0] > 0.6 > 0.45 > blunt.range_decades[0]
     truth = law(real, -1)
     assert np.median(np.abs(got.target - truth)) < 0.15
     assert 0.8 <= ((got.lower <= truth) & (truth <= got.upper)).mean() <= 1.0

@@ -16,7 +16,7 @@ FAR_DECADES, WEAK_DROP_SIGMAS, WIDEST_SHARE = 1.0, 3.0, 0.25
 SHORT_RANGE_DECADES = {3: 0.7, 4: 0.5}
 WORST_CONDITION = {3: 1e4, 4: 1e5}
 """By the law's parameters. Under LRA a proxy that is looked at from an eighth of its length on spans 0.7 decades of S1
-and has about 5e3; from a quarter on, 0.4 and 1e5, and its targets are half as sure."""
+and has under 2e4; from a quarter on, 0.4 and over 5e4 (`test_the_annealing_law_predicts_another_schedule`)."""
 OUTLIER_SIGMAS, OUTLIER_CHANCE = 3.5, 0.01  # counted; of a farthest residual among normal ones, worth a verdict
 FEW_POINTS = 3  # and fewer beyond the law's parameters
 
