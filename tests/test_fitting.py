@@ -1,6 +1,7 @@
 """The command `vtune-jax fit`, as a user calls it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -128,6 +129,20 @@ def test_a_reader_who_has_had_enough_is_no_error(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == cli.PIPE_CLOSED
+
+
+def test_a_cache_that_cannot_be_written_is_nothing_to_speak_of(tmp_path):
+    command = [sys.executable, "-m", "vtune_jax", "fit", table(tmp_path), "--no-plot"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "points.csv")  # no folder
+    found = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert found.returncode == 0
+    assert found.stderr == ""
+
+
+def test_without_a_picture_nothing_is_computed_for_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("vtune_jax.fits.targets._band_places", lambda *_: pytest.fail("a band is for a picture"))
+    assert asked(capsys, table(tmp_path), "--no-plot", "--predict", "1e8")[0] == 0
 
 
 def test_a_folder_is_no_table(capsys):
