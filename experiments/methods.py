@@ -1,14 +1,15 @@
-"""Writes the table of methods in BUILD.md from `vtune_jax.rules.table`: python -m experiments.methods"""
+"""Writes the table of methods in BUILD.md from `vtune_jax.rules.registry`: python -m experiments.methods"""
 
 import dataclasses
 
 import jax.numpy as jnp
 
 from experiments.tables import ROOT, markdown, replace_block
+from vtune_jax.core.needs import NEEDS
 from vtune_jax.core.types import Targets
 from vtune_jax.rules import METHODS
-from vtune_jax.rules.arm import Arm
-from vtune_jax.rules.table import NEEDS, Entry
+from vtune_jax.rules.config import Arm
+from vtune_jax.rules.registry import Entry
 
 
 def methods_table() -> str:

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from vtune_jax.data import embedded
-from vtune_jax.data.grain_engine import MixtureIterator
-from vtune_jax.data.rows import TokenRows
+from vtune_jax.data.corpora import embedded
+from vtune_jax.data.mixture.on_host import MixtureIterator
+from vtune_jax.data.tokens.rows import TokenRows
 
 DOMAINS = ("python", "c_headers", "markdown")
 INTERVAL = 50

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from experiments.methods import methods_table
-from vtune_jax import cli
-from vtune_jax.config import load
+from vtune_jax.cli import main as cli
+from vtune_jax.experiment.config import load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

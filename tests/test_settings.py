@@ -176,7 +176,7 @@ def test_the_digest_covers_the_chosen_fields_only_and_is_the_same_in_another_pro
 
 
 def test_every_config_in_the_repository_loads():
-    from vtune_jax import config
+    from vtune_jax.experiment import config
 
     paths = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
     assert paths

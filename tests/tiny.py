@@ -5,16 +5,18 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from vtune_jax.data.plan import PlanSpec, fingerprint
-from vtune_jax.data.rows import TokenRows
+from vtune_jax.core.targets import make_targets
+from vtune_jax.data.mixture.spec import PlanSpec, fingerprint
+from vtune_jax.data.tokens.rows import TokenRows
 from vtune_jax.models import DecoderConfig, build
 from vtune_jax.rules import Velocitune
 from vtune_jax.train.checkpoint import canonical
-from vtune_jax.train.engines import DeviceEngine, HostEngine, compile_scan, compile_step
-from vtune_jax.train.evaluate import make_evaluate
+from vtune_jax.train.device_engine import DeviceEngine, compile_scan
+from vtune_jax.train.heldout import make_evaluate
+from vtune_jax.train.host_engine import HostEngine, compile_step
 from vtune_jax.train.loop import LoopConfig, Run, train
 from vtune_jax.train.optimizer import OptimizerConfig
-from vtune_jax.train.state import RunConstants, make_targets, start
+from vtune_jax.train.state import RunConstants, start
 from vtune_jax.train.step import make_train_step
 
 VOCABULARY, LENGTH, BATCH, INTERVAL, STEPS = 32, 8, 4, 5, 20

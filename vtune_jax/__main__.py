@@ -2,6 +2,6 @@
 
 import sys
 
-from vtune_jax.cli import main
+from vtune_jax.cli.main import main
 
 sys.exit(main())

@@ -29,9 +29,9 @@ from scipy.optimize import minimize
 from experiments.tables import ROOT, markdown, replace_block
 from vtune_jax.fits import bootstrap_chinchilla, estimate_targets, fit_chinchilla, fit_loss_curves
 from vtune_jax.fits.bootstrap import bootstrap_predictions
-from vtune_jax.fits.curves import Target, fit_curves
+from vtune_jax.fits.fitted import Target, fit_curves
 from vtune_jax.fits.points import checked_points
-from vtune_jax.stages.outcome import commit
+from vtune_jax.machine.provenance import commit
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 DELTA, POINTS, STARTS = 1e-3, 20, 16

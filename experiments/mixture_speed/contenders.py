@@ -45,9 +45,9 @@ def _moving(iterator, batch: int) -> Iterator[np.ndarray]:  # type: ignore[no-un
 
 def ours(folder: Path, length: int, batch: int, **options: object) -> Iterator[np.ndarray]:
     """All domains in one file, as `vtune-jax prepare` writes them."""
-    from vtune_jax.data.grain_engine import MixtureIterator
-    from vtune_jax.data.mapped import MappedTokens, TokenMap
-    from vtune_jax.data.rows import TokenRows
+    from vtune_jax.data.mixture.on_host import MixtureIterator
+    from vtune_jax.data.tokens.mapped import MappedTokens, TokenMap
+    from vtune_jax.data.tokens.rows import TokenRows
 
     file, each = TokenMap(folder / "all.bin", np.dtype(np.uint16)), len(files(folder)[0])
     stores = [
@@ -57,8 +57,8 @@ def ours(folder: Path, length: int, batch: int, **options: object) -> Iterator[n
 
 
 def ours_file_per_domain(folder: Path, length: int, batch: int) -> Iterator[np.ndarray]:
-    from vtune_jax.data.grain_engine import MixtureIterator
-    from vtune_jax.data.rows import TokenRows
+    from vtune_jax.data.mixture.on_host import MixtureIterator
+    from vtune_jax.data.tokens.rows import TokenRows
 
     stores = [TokenRows(array, length, name=str(index)) for index, array in enumerate(files(folder))]
     yield from _moving(MixtureIterator.of(stores, WEIGHTS, batch=batch, interval=INTERVAL), batch)
@@ -70,9 +70,9 @@ def ours_thread(folder: Path, length: int, batch: int) -> Iterator[np.ndarray]:
 
 def ours_records(folder: Path, length: int, batch: int) -> Iterator[np.ndarray]:
     """ArrayRecord shards, 32,768 tokens to a record, read in blocks of half a million tokens."""
-    from vtune_jax.data.grain_engine import MixtureIterator
-    from vtune_jax.data.rows import BlockRows
-    from vtune_jax.data.sources import RecordTokens
+    from vtune_jax.data.mixture.on_host import MixtureIterator
+    from vtune_jax.data.tokens.array_record import RecordTokens
+    from vtune_jax.data.tokens.rows import BlockRows
 
     counts = [len(array) for array in files(folder)]
     stores = [
@@ -174,9 +174,10 @@ def _device(folder: Path, length: int, batch: int, planned: bool) -> Iterator[np
     import jax
     import jax.numpy as jnp
 
-    from vtune_jax.data.device_engine import build_table, gather
-    from vtune_jax.data.plan import PlanSpec, plan_steps, start_cursor
-    from vtune_jax.data.rows import TokenRows
+    from vtune_jax.data.mixture.on_device import build_table, gather
+    from vtune_jax.data.mixture.plan import plan_steps
+    from vtune_jax.data.mixture.spec import PlanSpec, start_cursor
+    from vtune_jax.data.tokens.rows import TokenRows
 
     stores = [TokenRows(array, length, name=str(index)) for index, array in enumerate(files(folder))]
     spec = PlanSpec(rows=tuple(map(len, stores)), batch=batch, seed=0)

@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments.mixture_speed.contenders import CONTENDERS
 from experiments.tables import ROOT, markdown, replace_block
-from vtune_jax.data.sources import write_records
+from vtune_jax.data.tokens.array_record import write_records
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 SETTINGS = ((512, 32), (512, 512), (2048, 32), (2048, 512))

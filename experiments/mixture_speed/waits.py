@@ -22,9 +22,9 @@ import numpy as np
 
 from experiments.mixture_speed.measure import facts
 from experiments.tables import ROOT, markdown, replace_block
-from vtune_jax.data.grain_engine import MixtureIterator
-from vtune_jax.data.mapped import MappedTokens, TokenMap, checksums
-from vtune_jax.data.rows import BlockRows, RowStore, TokenRows
+from vtune_jax.data.mixture.on_host import MixtureIterator
+from vtune_jax.data.tokens.mapped import MappedTokens, TokenMap, checksums
+from vtune_jax.data.tokens.rows import BlockRows, RowStore, TokenRows
 
 RESULTS = Path(__file__).with_name("waits.jsonl")
 LENGTH, BATCH, INTERVAL, STEP_S, LATENCY_S = 512, 32, 20, 5e-3, 10e-3

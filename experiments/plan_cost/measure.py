@@ -19,8 +19,9 @@ import numpy as np
 from experiments.tables import ROOT, markdown, replace_block
 from vtune_jax.core.simplex import to_quota
 from vtune_jax.core.types import Cursor
-from vtune_jax.data.permutation import OrderCache
-from vtune_jax.data.plan import PlanSpec, plan_steps, start_cursor
+from vtune_jax.data.mixture.order import OrderCache
+from vtune_jax.data.mixture.plan import plan_steps
+from vtune_jax.data.mixture.spec import PlanSpec, start_cursor
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 DOMAINS, CHUNKS, BATCH = (4, 64, 1000), (1, 16), 32

@@ -1,7 +1,7 @@
 """What moving weights cost: steps of four loops, alternated in one process, as ratios to the static mixture.
 
     python -m experiments.step_time.measure                  # appends a line to results.jsonl
-    python -m experiments.step_time.measure --return-freed   # the same without vtune_jax.memory
+    python -m experiments.step_time.measure --return-freed   # the same without vtune_jax.machine.memory
     python -m experiments.step_time.measure --write          # the table in BUILD.md, from results.jsonl
 
 Every round runs each loop once for `--steps` optimiser steps, in an order that rotates; a figure is the median over
@@ -26,16 +26,17 @@ import optax
 
 from experiments.tables import ROOT, markdown, replace_block
 from vtune_jax.core.losses import token_nats
+from vtune_jax.core.targets import make_targets
 from vtune_jax.core.types import LossSums
-from vtune_jax.data.plan import PlanSpec
-from vtune_jax.data.rows import TokenRows
-from vtune_jax.memory import keep_freed_memory
+from vtune_jax.data.mixture.spec import PlanSpec
+from vtune_jax.data.tokens.rows import TokenRows
+from vtune_jax.machine.memory import keep_freed_memory
 from vtune_jax.models import DecoderConfig, build
 from vtune_jax.rules import Static, Velocitune
-from vtune_jax.train.engines import HostEngine, compile_step
-from vtune_jax.train.evaluate import Heldout, make_evaluate
+from vtune_jax.train.heldout import Heldout, make_evaluate
+from vtune_jax.train.host_engine import HostEngine, compile_step
 from vtune_jax.train.optimizer import OptimizerConfig
-from vtune_jax.train.state import RunConstants, make_targets, start
+from vtune_jax.train.state import RunConstants, start
 from vtune_jax.train.step import make_train_step
 
 RESULTS = Path(__file__).with_name("results.jsonl")

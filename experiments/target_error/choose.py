@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.tables import markdown
 from experiments.target_error.predict import newest, one
-from vtune_jax.fits.annealing import ALPHA_PRIOR, MODEL_ERROR_PER_DECADE, SHORT_RUN_SHARE
+from vtune_jax.fits.laws.annealing import ALPHA_PRIOR, MODEL_ERROR_PER_DECADE, SHORT_RUN_SHARE
 
 CURVES = Path(__file__).with_name("development.jsonl")
 BUDGETS = (0.1, 0.2, 0.4)

@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from experiments.tables import ROOT
-from vtune_jax import config as experiment
-from vtune_jax.memory import keep_freed_memory
-from vtune_jax.progress import Progress
+from vtune_jax.core.targets import blank_targets
+from vtune_jax.experiment import config as experiment
+from vtune_jax.machine.json_lines import JsonLines
+from vtune_jax.machine.memory import keep_freed_memory
+from vtune_jax.machine.progress import Progress
+from vtune_jax.machine.provenance import commit
 from vtune_jax.rules import Static
-from vtune_jax.stages.outcome import commit
 from vtune_jax.stages.pipeline import Pipeline
-from vtune_jax.stages.short_runs import blank_targets
-from vtune_jax.train.evaluate import mean_loss
-from vtune_jax.train.metrics import JsonLines
+from vtune_jax.train.heldout import mean_loss
 from vtune_jax.train.optimizer import OptimizerConfig
 
 CONFIG = ROOT / "configs" / "target_error.toml"

@@ -19,11 +19,11 @@ import numpy as np
 from experiments.tables import ROOT, markdown, replace_block
 from experiments.target_error.measure import CURVES
 from vtune_jax.fits import areas, estimate_targets
-from vtune_jax.fits.annealing import ALPHA_PRIOR, MODEL_ERROR_PER_DECADE, decay_for
+from vtune_jax.fits.laws.annealing import ALPHA_PRIOR, MODEL_ERROR_PER_DECADE, decay_for
 
 BUDGETS = (0.05, 0.1, 0.2, 0.4)
 LEVEL = 0.9
-FIRST_SHARE = 8  # as in `vtune_jax.stages.proxies`: a run is looked at after an eighth of its steps
+FIRST_SHARE = 8  # as in `vtune_jax.stages.target_proxies`: a run is looked at after an eighth of its steps
 PREDICTIONS = Path(__file__).with_name("predictions.jsonl")
 PICTURE = Path(__file__).with_name("errors.png")
 POINTS = Path(__file__).with_name("points.csv")

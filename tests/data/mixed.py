@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtune_jax.core.simplex import to_quota
-from vtune_jax.data.grain_engine import MixtureIterator
-from vtune_jax.data.plan import PlanSpec
-from vtune_jax.data.rows import TokenRows
+from vtune_jax.data.mixture.on_host import MixtureIterator
+from vtune_jax.data.mixture.spec import PlanSpec
+from vtune_jax.data.tokens.rows import TokenRows
 
 LENGTH, INTERVAL, BATCH = 8, 10, 12
 SIZES = (60, 900, 25, 400)

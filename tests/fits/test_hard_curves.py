@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from vtune_jax.fits import fit_loss_curves
-from vtune_jax.fits.power_law import BETA_BOUNDS
+from vtune_jax.fits.laws.power_law import BETA_BOUNDS
 from vtune_jax.fits.solver import Status
 
 KINDS = (

@@ -6,7 +6,7 @@ import numpy as np
 from tests.recorded.comparing import close
 from vtune_jax import rules
 from vtune_jax.core.types import LossSums, Observation, Targets
-from vtune_jax.train.gradients import align, latest
+from vtune_jax.train.alignment import align, latest
 
 VARIANTS = {"doge": {"universal", "ood_target", "aioli_reimplementation"}}
 

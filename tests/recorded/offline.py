@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tests.recorded.comparing import close
-from vtune_jax.fits.convex_proposer import propose_mixture
-from vtune_jax.fits.mixing_law import fit_mixing_laws
-from vtune_jax.fits.regression import fit_trees, search_by_simulation
+from vtune_jax.proposals.convex_proposer import propose_mixture
+from vtune_jax.proposals.mixing_law import fit_mixing_laws
+from vtune_jax.proposals.trees import fit_trees, search_by_simulation
 
 VARIANTS = {"regmix": {"lightgbm"}, "mixing_laws": {"exp_law"}, "olmix": {"exact_proposer"}}
 

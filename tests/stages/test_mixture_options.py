@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from tests.stages.experiment import write_experiment
-from vtune_jax import config
-from vtune_jax.data.rows import BlockRows
+from vtune_jax.cli.plan_table import render_plan
+from vtune_jax.data.tokens.rows import BlockRows
 from vtune_jax.errors import UserError
-from vtune_jax.progress import Progress
+from vtune_jax.experiment import config
+from vtune_jax.machine.json_lines import JsonLines
+from vtune_jax.machine.progress import Progress
 from vtune_jax.stages.pipeline import Pipeline
-from vtune_jax.stages.plan import make_plan, render_plan
-from vtune_jax.train.metrics import JsonLines
+from vtune_jax.stages.projection import make_plan
 
 QUICK = ("targets.losses=[1.0, 2.0, 1.5]", "pretrain.steps=5")
 

@@ -6,13 +6,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.stages.experiment import write_experiment
-from vtune_jax import config
 from vtune_jax.errors import UserError
-from vtune_jax.progress import Progress
+from vtune_jax.experiment import config
+from vtune_jax.machine.files import read_json
+from vtune_jax.machine.progress import Progress
 from vtune_jax.report.results import Results
-from vtune_jax.stages.cache import read_json
 from vtune_jax.stages.pipeline import Pipeline
-from vtune_jax.stages.plan import make_plan
+from vtune_jax.stages.projection import make_plan
 
 
 def pipeline(path, folder, *overrides):

@@ -10,8 +10,8 @@ from tests.train.test_step import batch
 from vtune_jax import rules
 from vtune_jax.core.losses import token_nats
 from vtune_jax.core.types import Method
-from vtune_jax.train.evaluate import make_evaluate
-from vtune_jax.train.gradients import align, batch_gradients, heldout_gradients, latest
+from vtune_jax.train.alignment import align, batch_gradients, heldout_gradients, latest
+from vtune_jax.train.heldout import make_evaluate
 from vtune_jax.train.state import start
 from vtune_jax.train.step import make_train_step
 

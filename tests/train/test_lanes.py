@@ -7,7 +7,7 @@ import pytest
 from tests import tiny
 from vtune_jax.core.simplex import to_quota
 from vtune_jax.rules import Static
-from vtune_jax.train.evaluate import make_evaluate, mean_loss
+from vtune_jax.train.heldout import make_evaluate, mean_loss
 from vtune_jax.train.lanes import Lanes, ShortRun, packed, train_lanes
 from vtune_jax.train.loop import train
 

@@ -13,11 +13,12 @@ import pytest
 
 from tests import tiny
 from tests.train.test_loop import Stop, assert_same_files, assert_same_state
-from vtune_jax.data.rows import TokenRows
+from vtune_jax.data.tokens.rows import TokenRows
 from vtune_jax.errors import UserError
 from vtune_jax.train.checkpoint import Checkpoints, canonical
-from vtune_jax.train.engines import DeviceEngine, HostEngine, compile_scan, compile_step
-from vtune_jax.train.evaluate import make_evaluate
+from vtune_jax.train.device_engine import DeviceEngine, compile_scan
+from vtune_jax.train.heldout import make_evaluate
+from vtune_jax.train.host_engine import HostEngine, compile_step
 from vtune_jax.train.loop import train
 from vtune_jax.train.step import make_train_step
 
@@ -196,7 +197,7 @@ import jax
 folder, count, index, port, steps = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
 jax.distributed.initialize(f"localhost:{port}", count, index)
 from tests import tiny
-from vtune_jax.train.engines import data_mesh
+from vtune_jax.machine.mesh import data_mesh
 from vtune_jax.train.loop import train
 assert jax.device_count() == 4
 run = dataclasses.replace(tiny.run(folder), steps=steps)

@@ -213,7 +213,7 @@ def test_four_devices_read_the_same_rows_and_reach_the_same_losses(tmp_path):
     alone = tiny.trained(tmp_path / "one")
     program = (
         "import sys; from pathlib import Path; from tests import tiny; import jax\n"
-        "from vtune_jax.train.engines import data_mesh\n"
+        "from vtune_jax.train.engine import data_mesh\n"
         "from vtune_jax.train.loop import train\n"
         "engine = tiny.engine(mesh=data_mesh(tiny.BATCH))\n"
         "state = train(tiny.run(Path(sys.argv[1])), engine, tiny.state())\n"

@@ -15,12 +15,13 @@ import pytest
 
 from tests import tiny
 from vtune_jax import rules
-from vtune_jax.data.plan import PlanSpec
-from vtune_jax.data.rows import TokenRows
-from vtune_jax.train.engines import HostEngine, compile_step
-from vtune_jax.train.evaluate import make_evaluate, mean_loss
+from vtune_jax.core.targets import make_targets
+from vtune_jax.data.mixture.spec import PlanSpec
+from vtune_jax.data.tokens.rows import TokenRows
+from vtune_jax.train.heldout import make_evaluate, mean_loss
+from vtune_jax.train.host_engine import HostEngine, compile_step
 from vtune_jax.train.loop import train
-from vtune_jax.train.state import RunConstants, make_targets, start
+from vtune_jax.train.state import RunConstants, start
 from vtune_jax.train.step import make_train_step
 
 FINISHED, LEARNABLE, NOISE = range(3)

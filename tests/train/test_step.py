@@ -8,11 +8,12 @@ from tests import tiny
 from vtune_jax.core.losses import token_nats
 from vtune_jax.core.simplex import QUOTA_ONE
 from vtune_jax.core.types import TokenCount
-from vtune_jax.data.plan import start_cursor
+from vtune_jax.data.mixture.spec import start_cursor
 from vtune_jax.rules import Static
-from vtune_jax.train.evaluate import make_evaluate, mean_loss
+from vtune_jax.train.heldout import make_evaluate, mean_loss
 from vtune_jax.train.optimizer import OptimizerConfig
-from vtune_jax.train.step import among, make_train_step
+from vtune_jax.train.step import make_train_step
+from vtune_jax.train.update import among
 
 
 def batch(seed=0):

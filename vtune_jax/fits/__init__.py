@@ -12,15 +12,15 @@
 (2.1893, 'trustworthy')
 """
 
-from vtune_jax.fits.annealing import AnnealingFit, areas, fit_annealing
-from vtune_jax.fits.chinchilla import ChinchillaFit, bootstrap_chinchilla, fit_chinchilla
-from vtune_jax.fits.curves import Target
 from vtune_jax.fits.diagnostics import Diagnostics, Verdict
-from vtune_jax.fits.laws import LAWS, law_named
+from vtune_jax.fits.estimate import TargetEstimate, estimate_targets
+from vtune_jax.fits.fitted import Target
+from vtune_jax.fits.laws.annealing import AnnealingFit, areas, fit_annealing
+from vtune_jax.fits.laws.chinchilla import ChinchillaFit, bootstrap_chinchilla, fit_chinchilla
+from vtune_jax.fits.laws.power_law import PowerLawFit, fit_loss_curves, predict
+from vtune_jax.fits.laws.registry import LAWS, law_named
 from vtune_jax.fits.policy import Policy, apply_policy
-from vtune_jax.fits.power_law import PowerLawFit, fit_loss_curves, predict
 from vtune_jax.fits.sizes import SizeEstimate, SizeTarget, estimate_over_sizes
-from vtune_jax.fits.targets import TargetEstimate, estimate_targets
 
 __all__ = [
     "LAWS",

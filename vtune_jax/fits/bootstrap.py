@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from vtune_jax.fits.annealing import LRA
-from vtune_jax.fits.curves import FittedCurves, Target, host_psi
-from vtune_jax.fits.law import Points
+from vtune_jax.fits.fitted import FittedCurves, Target, host_psi
+from vtune_jax.fits.laws.annealing import LRA
+from vtune_jax.fits.laws.law import Points
+from vtune_jax.fits.laws.power_law import LD
 from vtune_jax.fits.points import on_device, padded_lanes
-from vtune_jax.fits.power_law import LD
 from vtune_jax.fits.solver import solve_from
 
 

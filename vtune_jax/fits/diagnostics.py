@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtr
 
-from vtune_jax.fits.curves import FittedCurves, host_psi
+from vtune_jax.fits.fitted import FittedCurves, host_psi
 from vtune_jax.fits.head import Trimmed
-from vtune_jax.fits.power_law import Face
+from vtune_jax.fits.laws.power_law import Face
 from vtune_jax.fits.solver import Status
 
 FAR_DECADES, WEAK_DROP_SIGMAS, WIDEST_SHARE = 1.0, 3.0, 0.25

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import fdtrc
 
-from vtune_jax.fits.annealing import annealed_curves_of
+from vtune_jax.fits.laws.annealing import annealed_curves_of
+from vtune_jax.fits.laws.power_law import curves_of
 from vtune_jax.fits.points import Measured, on_device
 from vtune_jax.fits.posterior import least_squares
-from vtune_jax.fits.power_law import curves_of
 
 _LONGEST = 3  # points left out together before the curve is looked at again
 SIGNIFICANCE, LEAST_GAIN = 1e-3, 0.5

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vtune_jax.fits.law import Points
+from vtune_jax.fits.laws.law import Points
 from vtune_jax.fits.solver import chunk_of
 
 

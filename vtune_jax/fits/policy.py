@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Float
 
 from vtune_jax.errors import UserError
-from vtune_jax.fits.curves import Target
 from vtune_jax.fits.diagnostics import DOUBTFUL, UNUSABLE
+from vtune_jax.fits.estimate import TargetEstimate
+from vtune_jax.fits.fitted import Target
 from vtune_jax.fits.pooling import pooled_losses
 from vtune_jax.fits.sizes import SizeEstimate
-from vtune_jax.fits.targets import TargetEstimate
 
 Policy = Literal["error", "last_seen", "pooled", "given"]
 

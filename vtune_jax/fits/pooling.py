@@ -5,8 +5,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp
 
-from vtune_jax.fits.curves import FittedCurves, Target, fit_curves
-from vtune_jax.fits.law import Points
+from vtune_jax.fits.fitted import FittedCurves, Target, fit_curves
+from vtune_jax.fits.laws.law import Points
 from vtune_jax.fits.points import Measured, checked_points, on_device
 from vtune_jax.fits.posterior import beta_grid, evidence
 

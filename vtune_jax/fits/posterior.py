@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vtune_jax.fits.law import Points, solve_symmetric, weighted_mean
-from vtune_jax.fits.power_law import BETA_BOUNDS, psi
+from vtune_jax.fits.laws.law import Points, solve_symmetric, weighted_mean
+from vtune_jax.fits.laws.power_law import BETA_BOUNDS, psi
 from vtune_jax.fits.solver import in_chunks
 
 BETAS = 48

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from vtune_jax.fits.bootstrap import draw_cases
-from vtune_jax.fits.chinchilla import LND, ChinchillaFit, bootstrap_chinchilla, fit_chinchilla, predict
 from vtune_jax.fits.diagnostics import FAR_DECADES, NUMBERS, WIDEST_SHARE, Verdict
-from vtune_jax.fits.law import PUBLISHED_DELTA
-from vtune_jax.fits.power_law import Width
+from vtune_jax.fits.laws.chinchilla import LND, ChinchillaFit, bootstrap_chinchilla, fit_chinchilla, predict
+from vtune_jax.fits.laws.law import PUBLISHED_DELTA
+from vtune_jax.fits.laws.power_law import Width
 from vtune_jax.fits.solver import Status
 
 LEAST_SIZES = 3

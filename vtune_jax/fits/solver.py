@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vtune_jax.fits.law import (
+from vtune_jax.fits.laws.law import (
     PUBLISHED_DELTA,
     Derivatives,
     Law,

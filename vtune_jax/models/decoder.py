@@ -6,13 +6,14 @@ Su et al. 2021, arXiv:2104.09864.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from vtune_jax.models.model import Model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,38 +54,6 @@ class DecoderConfig:
         embedding = vocabulary * self.width * (0 if self.tied_head else 1)
         products = self.parameters(vocabulary) - embedding - (2 * self.layers + 1) * self.width
         return 6 * (products + self.layers * self.width * sequence)
-
-
-class Model(NamedTuple):
-    """A model as a pure function of plain parameters."""
-
-    config: DecoderConfig
-    vocabulary: int
-    init: Callable[[int], PyTree]  # seed -> params, nested dicts of arrays
-    logits: Callable[..., Float[Array, "rows tokens vocab"]]  # (params, tokens, segments=None, positions=None)
-
-
-def build(config: DecoderConfig, vocabulary: int) -> Model:
-    """The functional form of the decoder: NNX is split once, here, and merged inside `logits`."""
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: Decoder(config, vocabulary, nnx.Rngs(0))))
-
-    @jax.jit
-    def init(seed: int) -> PyTree:
-        key = jax.random.key(seed)
-        return nnx.to_pure_dict(nnx.state(Decoder(config, vocabulary, nnx.Rngs(key)), nnx.Param))
-
-    @jax.jit
-    def logits(
-        params: PyTree,
-        tokens: Int[Array, "rows tokens"],
-        segments: Int[Array, "rows tokens"] | None = None,
-        positions: Int[Array, "rows tokens"] | None = None,
-    ) -> Float[Array, "rows tokens vocab"]:
-        state = jax.tree.map(lambda leaf: leaf, abstract)
-        nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graph, state)(tokens, segments, positions)
-
-    return Model(config=config, vocabulary=vocabulary, init=init, logits=logits)
 
 
 class Decoder(nnx.Module):
@@ -218,3 +187,26 @@ def rotate(
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], spread: float) -> Float[Array, "..."]:
     return spread * jax.random.normal(rngs.params(), shape)
+
+
+def build(config: DecoderConfig, vocabulary: int) -> Model:
+    """The functional form of the decoder: NNX is split once, here, and merged inside `logits`."""
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: Decoder(config, vocabulary, nnx.Rngs(0))))
+
+    @jax.jit
+    def init(seed: int) -> PyTree:
+        key = jax.random.key(seed)
+        return nnx.to_pure_dict(nnx.state(Decoder(config, vocabulary, nnx.Rngs(key)), nnx.Param))
+
+    @jax.jit
+    def logits(
+        params: PyTree,
+        tokens: Int[Array, "rows tokens"],
+        segments: Int[Array, "rows tokens"] | None = None,
+        positions: Int[Array, "rows tokens"] | None = None,
+    ) -> Float[Array, "rows tokens vocab"]:
+        state = jax.tree.map(lambda leaf: leaf, abstract)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graph, state)(tokens, segments, positions)
+
+    return Model(config=config, vocabulary=vocabulary, init=init, logits=logits)

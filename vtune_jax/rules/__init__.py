@@ -15,6 +15,7 @@
 [0.378, 0.622]
 """
 
+from vtune_jax.core.priors import prior_weights, stratified_weights, unimax_weights
 from vtune_jax.rules.ado import Ado, ado
 from vtune_jax.rules.aioli import Aioli, aioli
 from vtune_jax.rules.dbl import DynamicBatchLoading, dynamic_batch_loading
@@ -25,9 +26,9 @@ from vtune_jax.rules.group_dro import GroupDro, cvar_dro, group_dro
 from vtune_jax.rules.mixer import Mixer
 from vtune_jax.rules.odm import Odm, odm
 from vtune_jax.rules.offline import MixingLaws, Olmix, RegMix
+from vtune_jax.rules.registry import METHODS
 from vtune_jax.rules.skillit import SkillIt, skillit
-from vtune_jax.rules.static import Static, prior_weights, static, stratified_weights, unimax_weights
-from vtune_jax.rules.table import METHODS
+from vtune_jax.rules.static import Static, static
 from vtune_jax.rules.velocitune import Velocitune, velocitune
 
 __all__ = [

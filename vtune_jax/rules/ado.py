@@ -15,7 +15,7 @@ from vtune_jax.core.checks import assert_within
 from vtune_jax.core.history import newest, remembering
 from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
 from vtune_jax.rules.ado_fit import Law, fit_laws, smoothed, smoothing_rows
-from vtune_jax.rules.arm import Arm
+from vtune_jax.rules.config import Arm
 
 Form = Literal["ado", "mixtera"]
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.history import last_seen, remembering
+from vtune_jax.core.reweighting import exponentiated_gradient, share_out
 from vtune_jax.core.simplex import mix_with_uniform
-from vtune_jax.core.steps import exponentiated_gradient, share_out
 from vtune_jax.core.types import LossHistory, Method, Scalar, Targets, Weights
-from vtune_jax.rules.arm import Arm
+from vtune_jax.rules.config import Arm
 
 Form = Literal["exponential", "bandit"]
 

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.history import remembering
-from vtune_jax.core.steps import exponentiated_gradient
+from vtune_jax.core.reweighting import exponentiated_gradient
 from vtune_jax.core.types import Alignment, LossHistory, Method, Observation, Scalar, Targets, Weights
-from vtune_jax.rules.arm import Arm
+from vtune_jax.rules.config import Arm
 
 Towards = Literal["train", "heldout"]
 

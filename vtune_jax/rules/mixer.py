@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtune_jax.core.types import Alignment, ExcessSums, LossHistory, LossSums, Method, Observation, Targets
-from vtune_jax.rules.arm import Arm
+from vtune_jax.rules.config import Arm
 
 Numbers = Any
 """What numpy makes an array of: a list, an array, a tensor on the CPU."""

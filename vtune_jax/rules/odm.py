@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.history import newest, newest_first, remembering
-from vtune_jax.core.steps import share_out
+from vtune_jax.core.reweighting import share_out
 from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights
-from vtune_jax.rules.arm import Arm
+from vtune_jax.rules.config import Arm
 
 Form = Literal["exp3", "smoothed_softmax", "smoothed_share", "paper"]
 

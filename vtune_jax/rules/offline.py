@@ -8,7 +8,7 @@ from typing import Literal
 
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.types import Method
-from vtune_jax.rules.arm import Arm
+from vtune_jax.rules.config import Arm
 from vtune_jax.rules.static import static
 
 

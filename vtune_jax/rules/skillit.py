@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.history import last_seen, newest, remembering
-from vtune_jax.core.steps import share_out
+from vtune_jax.core.reweighting import share_out
 from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights, constant
-from vtune_jax.rules.arm import Arm
+from vtune_jax.rules.config import Arm
 
 Graph = Sequence[Sequence[float]] | np.ndarray
 

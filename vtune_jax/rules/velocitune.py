@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 from vtune_jax.core.checks import assert_within
 from vtune_jax.core.history import last_seen, remembering
+from vtune_jax.core.reweighting import exponentiated_gradient
 from vtune_jax.core.scores import remaining_fraction
-from vtune_jax.core.steps import exponentiated_gradient
 from vtune_jax.core.types import LossHistory, Method, Scalar, Targets, Weights
-from vtune_jax.rules.arm import Arm
+from vtune_jax.rules.config import Arm
 
 Form = Literal["accumulating", "from_prior"]
 

@@ -15,23 +15,25 @@ import numpy as np
 from jaxtyping import PyTree
 
 from vtune_jax import settings
-from vtune_jax.config import ExperimentConfig, MethodConfig
-from vtune_jax.data.corpus import corpus_fingerprint
-from vtune_jax.data.prepare import prepare
-from vtune_jax.data.tokens import PreparedCorpus
-from vtune_jax.data.work import WorkEngine
+from vtune_jax.core.targets import blank_targets
+from vtune_jax.data.corpora.config import corpus_fingerprint
+from vtune_jax.data.corpora.prepare import prepare
+from vtune_jax.data.tokens.prepared import PreparedCorpus
+from vtune_jax.data.tokens.streams import Streams, heldout_rows
 from vtune_jax.errors import UserError
-from vtune_jax.progress import Progress
+from vtune_jax.experiment.config import ExperimentConfig, MethodConfig
+from vtune_jax.machine.files import read_json, write_json, write_text
+from vtune_jax.machine.progress import Progress
+from vtune_jax.machine.work import WorkEngine
 from vtune_jax.report.page import write_page
 from vtune_jax.report.picture import save_picture
 from vtune_jax.report.results import Results
 from vtune_jax.rules import Static, unimax_weights
-from vtune_jax.stages.before import Given, given, reference_params
-from vtune_jax.stages.cache import RunFolder, Stage, read_json, write_json, write_text
-from vtune_jax.stages.outcome import collect, evaluate_arms
-from vtune_jax.stages.short_runs import blank_targets
-from vtune_jax.stages.targets import assert_possible, predict_targets
-from vtune_jax.stages.training import Lab, Streams, heldout_rows
+from vtune_jax.stages.collect import collect, evaluate_arms
+from vtune_jax.stages.store import RunFolder, Stage
+from vtune_jax.stages.supplies import Given, given, reference_params
+from vtune_jax.stages.target_losses import assert_possible, predict_targets
+from vtune_jax.stages.trainer import Lab
 
 _DATA = tuple(
     f"data.{name}"

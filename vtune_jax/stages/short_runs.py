@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import PyTree
 
-from vtune_jax.core.types import Targets
+from vtune_jax.core.targets import blank_targets
+from vtune_jax.data.tokens.streams import Streams
+from vtune_jax.machine.files import read_json, write_json
 from vtune_jax.rules import Static
-from vtune_jax.stages.cache import read_json, write_json
-from vtune_jax.stages.training import Streams
-from vtune_jax.train.evaluate import mean_loss
-from vtune_jax.train.state import make_targets
+from vtune_jax.train.heldout import mean_loss
 
 if TYPE_CHECKING:
     from vtune_jax.stages.pipeline import Pipeline
@@ -42,12 +41,6 @@ def train_statically(pipeline: Pipeline, folder: Path, streams: Streams, steps: 
             warn=pipeline.progress.note,
         )
     return state.params
-
-
-def blank_targets(prior: np.ndarray) -> Targets:
-    """Targets of a run whose method uses none but the prior."""
-    nothing = np.full(prior.shape, np.nan)
-    return make_targets(nothing, nothing, nothing, prior)
 
 
 def measured_run(pipeline: Pipeline, folder: Path, steps: int, mixture: np.ndarray) -> np.ndarray:

@@ -14,14 +14,14 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PyTree
 
-from vtune_jax.data.grain_engine import MixtureIterator
-from vtune_jax.data.plan import PlanSpec, start_cursor
-from vtune_jax.data.rows import RowStore
+from vtune_jax.data.mixture.on_host import MixtureIterator
+from vtune_jax.data.mixture.spec import PlanSpec, start_cursor
+from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
+from vtune_jax.machine.mesh import data_mesh, replicate
 from vtune_jax.models import Model
-from vtune_jax.train.batch import batch_nats
 from vtune_jax.train.checkpoint import Checkpoints, Facts
-from vtune_jax.train.engines import data_mesh, replicate
+from vtune_jax.train.loss import batch_nats
 from vtune_jax.train.optimizer import OptimizerConfig, descend
 
 

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from vtune_jax.core.types import LossSums
-from vtune_jax.data.grain_engine import adapted
+from vtune_jax.data.mixture.on_host import adapted
 from vtune_jax.errors import UserError
+from vtune_jax.machine.json_lines import JsonLines
 from vtune_jax.train.checkpoint import Checkpoints, Facts
-from vtune_jax.train.engines import Engine, MetricRows
-from vtune_jax.train.evaluate import mean_loss
-from vtune_jax.train.metrics import JsonLines
+from vtune_jax.train.engine import Engine, MetricRows
+from vtune_jax.train.heldout import mean_loss
 from vtune_jax.train.state import TrainState
 
 Tick = Callable[[int, dict[str, Any]], None]

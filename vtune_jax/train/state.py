@@ -1,17 +1,15 @@
 """The train state: one pytree that holds everything a step may change."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
 from vtune_jax.core.simplex import to_quota
 from vtune_jax.core.types import Cursor, ExcessSums, LossSums, Method, MixtureState, Targets, TokenCount
-from vtune_jax.data.plan import start_cursor
+from vtune_jax.data.mixture.spec import start_cursor
 
 
 class TrainState(NamedTuple):
@@ -69,16 +67,3 @@ def start(params: PyTree, transform: optax.GradientTransformation, method: Metho
         optimizer=transform.init(params),
         mixture=start_mixture(method, targets, params),
     )
-
-
-def make_targets(
-    initial: np.ndarray,
-    target: np.ndarray,
-    target_error: np.ndarray,
-    prior: np.ndarray,
-    constants: dict[str, np.ndarray] | None = None,
-) -> Targets:
-    """Targets in float32 from host arrays, with what else a method needs, by name."""
-    single = partial(jnp.asarray, dtype=jnp.float32)
-    others = jax.tree.map(single, constants or ())
-    return Targets(single(initial), single(target), single(target_error), single(prior), others)

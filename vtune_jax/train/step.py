@@ -9,23 +9,22 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from vtune_jax.core.losses import domain_sums, excess_sums
-from vtune_jax.core.simplex import to_quota
-from vtune_jax.core.types import Alignment, ExcessSums, LossSums, Method, MixtureState, Observation
+from vtune_jax.core.needs import NEEDS
+from vtune_jax.core.types import ExcessSums, LossSums, Method, MixtureState
 from vtune_jax.models import Model
-from vtune_jax.rules.table import NEEDS
-from vtune_jax.train.batch import Batch, batch_nats
-from vtune_jax.train.evaluate import Evaluate
-from vtune_jax.train.gradients import align, batch_gradients, heldout_gradients, latest
+from vtune_jax.train.alignment import make_align
+from vtune_jax.train.heldout import Evaluate
+from vtune_jax.train.loss import Batch, batch_nats
 from vtune_jax.train.optimizer import OptimizerConfig, descend
-from vtune_jax.train.state import RunConstants, TrainState, no_losses
+from vtune_jax.train.state import RunConstants, TrainState
+from vtune_jax.train.update import update_mixture
 
 StepMetrics = dict[str, Array]
 ActsOn = Literal["sampling", "loss"]
 TrainStep = Callable[[TrainState, Batch, RunConstants], tuple[TrainState, StepMetrics]]
-Align = Callable[[MixtureState, PyTree, Int[Array, ""], Batch, RunConstants], tuple[MixtureState, Alignment | None]]
 
 
 def make_train_step(
@@ -109,75 +108,6 @@ def make_train_step(
         return TrainState(step=step, params=params, optimizer=optimizer_state, mixture=mixture), metrics
 
     return train_step
-
-
-def update_mixture(
-    method: Method,
-    evaluate: Evaluate,
-    mixture: MixtureState,
-    params: PyTree,
-    step: Int[Array, ""],
-    constants: RunConstants,
-    available: Bool[Array, " domains"],
-    *,
-    alignment: Alignment | None = None,
-    drawn_by: Float[Array, " domains"] | None = None,
-) -> MixtureState:
-    """Observe, let the rule choose new weights, round them once for the plan.
-
-    `drawn_by` is what batches are drawn by if not by the weights. The weight of a domain that has been read as often as
-    allowed goes to the others in proportion; the rule is told by the observation and by the weights that it is given
-    next.
-    """
-    trained = mixture.trained.plus(mixture.train.tokens)
-    observation = Observation(
-        heldout=evaluate(params, constants.heldout),
-        train=mixture.train,
-        trained_tokens=trained.as_float(),
-        step=step,
-        available=available,
-        weights=mixture.weights if drawn_by is None else drawn_by,
-        excess=mixture.excess,
-        alignment=alignment,
-    )
-    history = method.observe(mixture.history, observation)
-    weights = among(method.update(mixture.weights, history, mixture.targets), available)
-    return mixture._replace(
-        weights=weights,
-        pending=to_quota(weights if drawn_by is None else among(drawn_by, available)),
-        heldout=jax.tree.map(lambda new, old: new.astype(old.dtype), observation.heldout, mixture.heldout),
-        train=no_losses(weights.shape[0]),
-        excess=jax.tree.map(jnp.zeros_like, mixture.excess),
-        trained=trained,
-        history=history,
-    )
-
-
-def among(weights: Float[Array, " domains"], available: Bool[Array, " domains"]) -> Float[Array, " domains"]:
-    """The weights of the available domains, scaled up to one; as they are if none of these has weight."""
-    kept = jnp.where(available, weights, 0.0)
-    # Untouched where nothing is missing: dividing by a sum of nearly one would change last bits.
-    changed = ~available.all() & (kept.sum() > 0)
-    return jnp.where(changed, kept / jnp.maximum(kept.sum(), jnp.finfo(kept.dtype).tiny), weights)
-
-
-def make_align(model: Model, optimizer: OptimizerConfig, method: Method) -> Align:
-    """The function that finds how gradients lie to each other, and keeps them, if the method needs that."""
-    needs = method.needs
-
-    def find(
-        held: MixtureState, params: PyTree, step: Int[Array, ""], batch: Batch, constants: RunConstants
-    ) -> tuple[MixtureState, Alignment | None]:
-        if not needs & {"alignment", "heldout_alignment"}:
-            return held, None
-        train, present = batch_gradients(model, params, batch, held.weights.shape[0])
-        if "last_gradients" in needs:
-            train = latest(held.gradients, train, present)
-            held = held._replace(gradients=train)
-        towards = heldout_gradients(model, params, constants.heldout) if "heldout_alignment" in needs else train
-        return held, align(train, towards, optimizer.learning_rate(step, constants.horizon))
-
-    return find
 
 
 class _Evidence(NamedTuple):

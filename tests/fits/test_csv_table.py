@@ -1,0 +1,81 @@
+"""Tables of measured losses: what is read, and what is told in one line."""
+
+import numpy as np
+import pytest
+
+from vtune_jax.errors import UserError
+from vtune_jax.fits.csv_table import read_curves
+
+GOOD = "Tokens, LOSS ,domain,note\n1e6,3.0,code,a\n2e6,2.5,code,b\n4e6,2.2,code,c\n1e6,4.0,papers,\n3e6,3.5,papers,\n"
+
+
+def written(tmp_path, text):
+    path = tmp_path / "points.csv"
+    path.write_text(text)
+    return path
+
+
+def test_columns_are_found_whatever_their_case_and_order(tmp_path):
+    table = read_curves(written(tmp_path, GOOD))
+    assert table.names == ("code", "papers")
+    np.testing.assert_array_equal(table.losses[:, 0], [3.0, 2.5, 2.2])
+    np.testing.assert_array_equal(table.losses[:, 1], [4.0, 3.5, np.nan])
+    assert table.tokens[:2, 1].tolist() == [1e6, 3e6]
+    assert (table.tokens > 0).all()
+
+
+def test_lines_without_a_number_are_left_out_by_name(tmp_path):
+    table = read_curves(written(tmp_path, GOOD + "5e6,nan,code,\n6e6,,papers,\n\n"))
+    assert table.losses.shape == (3, 2)
+    assert table.notes[0].endswith("without a number in every column: lines 7, 8")
+
+
+def test_the_worst_losses_and_their_equals_are_left_out(tmp_path):
+    text = "tokens,loss\n1,5\n2,4\n3,4\n4,3\n5,2\n"
+    assert read_curves(written(tmp_path, text), drop_worst=2).losses[:, 0].tolist() == [3, 2]
+
+
+def test_runs_are_labels(tmp_path):
+    table = read_curves(written(tmp_path, "tokens,loss,run\n1,5,r0\n2,4,r0\n1,4.5,0\n2,3,\n"))
+    assert table.runs[:, 0].tolist() == [0, 0, 1, 2]
+    assert table.others == {}
+    assert read_curves(written(tmp_path, GOOD)).runs is None
+
+
+def test_domains_are_taken_in_the_order_that_is_asked_for(tmp_path):
+    assert read_curves(written(tmp_path, GOOD), names=("papers", "code")).losses[0].tolist() == [4.0, 3.0]
+    one = read_curves(written(tmp_path, "tokens,loss\n1,5\n2,4\n3,4\n"), names=("code",))
+    assert one.names == ("code",)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("steps,value\n1,2\n", {}, "no column 'tokens' and no column 'loss'; found: steps, value"),
+        ("tokens,loss\n1,2\n", {"columns": ("tokens", "params")}, "no column 'params'; found: tokens, loss"),
+        ("tokens,loss\n1,2\n", {"names": ("a", "b")}, "no column 'domain'"),
+        ("tokens,loss\n0,2\n", {}, "line 2: tokens must be positive and finite, got 0"),
+        ("tokens,loss\n1,2\n2,-1\n", {}, "line 3: loss must be positive and finite, got -1"),
+        ("tokens,loss\n1,two\n", {}, "line 2: loss is no number: 'two'"),
+        ("tokens,loss\n1,2,3\n", {}, "line 2: 3 values for 2 columns"),
+        ("tokens,loss\n", {}, "holds no points"),
+        ("tokens,loss\n1,nan\n", {}, "holds no points"),
+        ("", {}, "is empty"),
+        (GOOD, {"names": ("code", "maths")}, "no domain 'maths'; found: code, papers"),
+        (GOOD, {"drop_worst": -1}, "must not be negative, got -1"),
+        ("tokens,loss,Loss\n1,2,3\n", {}, "more than one column 'loss'"),
+        ('tokens,loss\n1,"' + "2" * 200_000, {}, "is no CSV file"),
+        (GOOD, {"drop_worst": 2}, "domain 'papers' has 2 points, of which 2 are to go"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused(tmp_path, text, options, message):
+    with pytest.raises(UserError, match=message):
+        read_curves(written(tmp_path, text), **options)
+
+
+def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot read"):
+        read_curves(tmp_path / "nowhere.csv")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_curves(tmp_path / "binary.csv")

@@ -1,0 +1,1 @@
+"""The command `vtune-jax`: a file per verb."""

@@ -1,0 +1,76 @@
+"""Mixtures that follow from the sizes of the domains alone: natural shares, power laws, UniMax, strata."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def prior_weights(tokens: Sequence[int] | np.ndarray, power: float = 1.0) -> np.ndarray:
+    """`w_i = n_i^a / sum_j n_j^a`: natural shares for `a = 1`, uniform for `a = 0`.
+
+    Args:
+        tokens: available per domain, positive.
+        power: a >= 0. What some call temperature is 1 / a.
+
+    Raises:
+        ValueError: a domain without tokens, or a negative power.
+    """
+    if power < 0:
+        raise ValueError(f"power must not be negative, got {power}.")
+    counts = np.asarray(tokens, np.float64)
+    if not (counts > 0).all():
+        raise ValueError(f"tokens must be positive in every domain, got {counts.tolist()}.")
+    # Divided by the largest first: 10**13 tokens to a large power would overflow.
+    shares = (counts / counts.max()) ** power
+    return shares / shares.sum()
+
+
+def unimax_weights(
+    tokens: Sequence[int] | np.ndarray, budget: float | int, max_epochs: float | int
+) -> tuple[np.ndarray, float]:
+    """UniMax: uniform over the domains as far as none is read more than `max_epochs` times.
+
+    From the smallest domain to the largest, with r domains and a budget of C_r left: `U_i = min(C_r / r, N n_i)`,
+    `C_{r-1} = C_r - U_i`; then `w = U / sum U`. Source: Chung et al. 2023, arXiv:2304.09151 (in characters there).
+
+    Args:
+        tokens: available per domain, positive.
+        budget: tokens of the whole run, C.
+        max_epochs: N.
+
+    Returns:
+        weights, float64, and the part of the budget that cannot be spent within N epochs (0 where all can).
+
+    Raises:
+        ValueError: an argument that is not positive.
+    """
+    counts = np.asarray(tokens, np.float64)
+    if not (counts > 0).all():
+        raise ValueError(f"tokens must be positive in every domain, got {counts.tolist()}.")
+    if not (budget > 0 and max_epochs > 0):
+        raise ValueError(f"budget and max_epochs must be positive, got {budget} and {max_epochs}.")
+    share, left = np.zeros(len(counts)), float(budget)
+    for done, domain in enumerate(np.argsort(counts, kind="stable")):
+        share[domain] = min(left / (len(counts) - done), max_epochs * counts[domain])
+        left -= share[domain]
+    return share / share.sum(), max(0.0, float(budget - share.sum()))
+
+
+def stratified_weights(tokens: Sequence[int] | np.ndarray, groups: Sequence[str], power: float = 1.0) -> np.ndarray:
+    """Groups of domains share evenly, the domains of a group by `n_i^a`: `w_i = n_i^a / (G sum_{j in group} n_j^a)`.
+
+    Args:
+        tokens: available per domain, positive.
+        groups: the group that each domain belongs to, of G different ones.
+        power: a >= 0, within a group.
+
+    Raises:
+        ValueError: not one group per domain, or as `prior_weights`.
+    """
+    if len(groups) != len(tokens):
+        raise ValueError(f"groups must name one group per domain ({len(tokens)}), got {len(groups)}.")
+    counts, of = np.asarray(tokens), np.array(groups)
+    weights = np.zeros(len(counts))
+    for group in set(groups):
+        weights[of == group] = prior_weights(counts[of == group], power)
+    return weights / weights.sum()

@@ -1,0 +1,1 @@
+"""Documents in, tokens out: readers, embedded text, parts, the tokenizer, preparing."""

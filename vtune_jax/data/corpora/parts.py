@@ -1,0 +1,229 @@
+"""The parts of a corpus: what one worker reads at a time, what is known of each, and which documents are kept."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from itertools import compress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vtune_jax.data.corpora import embedded
+from vtune_jax.data.corpora.config import EMBEDDED, CorpusConfig, DomainConfig
+from vtune_jax.data.corpora.documents import Reader, Span, files_of, spans
+from vtune_jax.machine.files import write_whole
+from vtune_jax.machine.work import WorkEngine, do_all
+
+DROPPED, TRAIN, HELDOUT = 0, 1, 2
+PROCESS_BYTES = 32 << 20
+"""Sources smaller than this are read here: starting processes would take longer."""
+
+_HASHES_AT_ONCE = 1 << 22
+_SCANNED = np.dtype([("high", "<u8"), ("low", "<u8"), ("bytes", "<u4")])
+
+Advance = Callable[[str, int, int], None]
+"""Told of progress: what is done, bytes just done, bytes in all."""
+
+
+class Part(NamedTuple):
+    """What one worker reads at a time."""
+
+    domain: DomainConfig
+    given_heldout: bool  # from the domain's own held-out source
+    source: str  # a file, or embedded:NAME
+    span: Span | None
+    bytes: int  # about
+    skip_bad: bool
+
+
+@dataclasses.dataclass
+class Job:
+    """The parts of a corpus and the files that tell what has been done with each."""
+
+    folder: Path
+    parts: list[Part]
+    engine: WorkEngine
+    workers: int
+    advance: Advance
+
+    def begin(self, config: CorpusConfig) -> None:
+        """Keeps what an earlier call has done for the same sources, and clears anything else away."""
+        stamps = [_stamp(part) for part in self.parts]
+        key = json.dumps([dataclasses.asdict(config), stamps], default=str)
+        file = self.folder / "key.json"
+        if not (file.exists() and file.read_text(encoding="utf-8") == key):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            file.write_text(key, encoding="utf-8")
+
+    def run(self, title: str, function: Callable[["Task"], Any]) -> list[Any]:
+        """One step for all parts; what is done is read back."""
+        total = sum(part.bytes for part in self.parts)
+        results: list[Any] = [None] * len(self.parts)
+        open_parts = []
+        for index, part in enumerate(self.parts):
+            note = self.file(index, f"{title}.json")
+            if note.exists():
+                results[index] = json.loads(note.read_text(encoding="utf-8"))
+                self.advance(title, part.bytes, total)
+            else:
+                open_parts.append(index)
+        tasks = [Task(self.parts[index], str(self.file(index, ""))) for index in open_parts]
+        for number, result in do_all(function, tasks, engine=self.engine, workers=self.workers):
+            index = open_parts[number]
+            results[index] = result
+            write_whole(self.file(index, f"{title}.json"), json.dumps(result).encode())
+            self.advance(title, self.parts[index].bytes, total)
+        return results
+
+    def file(self, index: int, suffix: str) -> Path:
+        """One of a part's files."""
+        return self.folder / f"{index:06d}.{suffix}"
+
+    def texts(self, index: int) -> Iterator[str]:
+        """The kept training documents of a part."""
+        sides = np.fromfile(self.file(index, "sides"), np.uint8)
+        yield from compress(documents(self.parts[index]), sides == TRAIN)
+
+
+class Task(NamedTuple):
+    """A part, and where its files go."""
+
+    part: Part
+    prefix: str  # of its files
+
+
+def parts_of(domain: DomainConfig, config: CorpusConfig) -> Iterator[Part]:
+    """The parts of a domain, in the order of its documents."""
+    # Given held-out documents go first, so that a train document of the same text is the one dropped.
+    for source, given in ((domain.heldout, True), (domain.source, False)):
+        if source.startswith(EMBEDDED):
+            yield Part(domain, given, source, None, 1 << 20, config.skip_bad)
+        elif source:
+            for path in files_of(source, domain.name):
+                found = spans(path)
+                size = path.stat().st_size // len(found)
+                yield from (Part(domain, given, str(path), span, size, config.skip_bad) for span in found)
+
+
+def workers_for(parts: list[Part]) -> int:
+    """One per core; this process alone where there is little to read."""
+    if sum(part.bytes for part in parts) < PROCESS_BYTES:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _stamp(part: Part) -> list[Any]:
+    if part.source.startswith(EMBEDDED):
+        return [part.source]
+    stat = os.stat(part.source)
+    return [part.source, part.span, stat.st_size, stat.st_mtime_ns]
+
+
+def _reader(part: Part) -> Reader:
+    return Reader(text_field=part.domain.text_field, skip_bad=part.skip_bad)
+
+
+def documents(part: Part, reader: Reader | None = None, filtered: list[int] | None = None) -> Iterator[str]:
+    """Every document that is neither blank nor outside its domain's bounds.
+
+    Args:
+        part: to read.
+        reader: to count what it skips; None makes one.
+        filtered: gets an entry for each document outside the bounds.
+    """
+    reader = reader or _reader(part)
+    if part.source.startswith(EMBEDDED):
+        texts: Iterable[str] = embedded.read(part.source.removeprefix(EMBEDDED))
+    else:
+        texts = reader.read(Path(part.source), part.span)
+    low, high = part.domain.min_bytes, part.domain.max_bytes
+    for text in texts:
+        if not text.strip():
+            continue
+        if (low or high) and not low <= len(text.encode()) <= (high or 2**63):
+            if filtered is not None:
+                filtered.append(1)
+            continue
+        yield text
+
+
+def scan(task: Task) -> list[int]:
+    """Hash and length of each document of a part, to a file."""
+    reader, filtered = _reader(task.part), list[int]()
+    temporary = Path(task.prefix + "scan.tmp")
+    with temporary.open("wb") as out:
+        held = []
+        for text in documents(task.part, reader, filtered):
+            content = text.encode()
+            digest = hashlib.sha256(content).digest()
+            held.append((int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big"), len(content)))
+            if len(held) == 1 << 12:
+                np.array(held, _SCANNED).tofile(out)
+                held = []
+        np.array(held, _SCANNED).tofile(out)
+    os.replace(temporary, task.prefix + "scan")
+    return [reader.skipped, len(filtered)]
+
+
+def choose(job: Job, config: CorpusConfig) -> list[np.ndarray]:
+    """Writes the side of each document of each part; returns documents and bytes kept per side, and duplicates."""
+    scanned = [_mapped(job.file(index, "scan"), _SCANNED) for index in range(len(job.parts))]
+    files = [job.file(index, "sides") for index in range(len(job.parts))]
+    sides = [_blank(file.with_name(file.name + ".tmp"), len(part)) for file, part in zip(files, scanned, strict=True)]
+    documents = sum(map(len, scanned))
+    slices = max(1, -(-documents // _HASHES_AT_ONCE))
+    for number in range(slices):
+        low, high = (number << 64) // slices, (((number + 1) << 64) // slices) - 1
+        places = [np.flatnonzero((part["high"] >= low) & (part["high"] <= high)) for part in scanned]
+        if not any(map(len, places)):
+            continue
+        hashes = np.concatenate([part[place][["high", "low"]] for part, place in zip(scanned, places, strict=True)])
+        # Stable, so that the first of equal documents comes first.
+        order = np.lexsort((hashes["low"], hashes["high"]))
+        ordered = hashes[order]
+        first = np.ones(len(order), bool)
+        first[1:] = (ordered["high"][1:] != ordered["high"][:-1]) | (ordered["low"][1:] != ordered["low"][:-1])
+        kept = np.zeros(len(order), bool)
+        kept[order[first]] = True
+        ends = np.cumsum([len(place) for place in places])
+        for part, place, mine, scan, side in zip(
+            job.parts, places, np.split(kept, ends[:-1]), scanned, sides, strict=True
+        ):
+            if part.given_heldout:
+                chosen = np.full(len(place), HELDOUT, np.uint8)
+            elif part.domain.heldout:
+                chosen = np.full(len(place), TRAIN, np.uint8)
+            else:
+                bound = np.uint64(min(int(config.heldout_fraction * 2**64), 2**64 - 1))
+                chosen = np.where(scan["high"][place] < bound, HELDOUT, TRAIN).astype(np.uint8)
+            side[place] = np.where(mine, chosen, DROPPED)
+    for file, side in zip(files, sides, strict=True):
+        if isinstance(side, np.memmap):
+            side.flush()
+        os.replace(file.with_name(file.name + ".tmp"), file)
+    return [
+        np.array(
+            [
+                (side == TRAIN).sum(),
+                (side == HELDOUT).sum(),
+                (side == DROPPED).sum(),
+                scan["bytes"][side == TRAIN].sum(dtype=np.int64),
+            ]
+        )
+        for side, scan in zip(sides, scanned, strict=True)
+    ]
+
+
+def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
+
+
+def _blank(path: Path, size: int) -> np.ndarray:
+    """A file of zeros, mapped, so that a byte per document is not a byte of memory."""
+    path.write_bytes(b"")
+    return np.memmap(path, np.uint8, "w+", shape=(size,)) if size else np.zeros(0, np.uint8)

@@ -1,0 +1,1 @@
+"""Which rows come next: allocation, order, plan, limits; on the host and on the device."""

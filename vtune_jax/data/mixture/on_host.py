@@ -1,0 +1,380 @@
+"""The mixture read by the host: a grain iterator over row stores whose weights may move while it runs."""
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import numpy as np
+
+from vtune_jax.core.simplex import QUOTA_ONE, to_quota
+from vtune_jax.core.types import Cursor
+from vtune_jax.data.mixture.gather import Pool, Reader, Workers
+from vtune_jax.data.mixture.limits import End, why_ended
+from vtune_jax.data.mixture.order import OrderCache
+from vtune_jax.data.mixture.plan import Plan, at, blocks_ahead, plan_steps
+from vtune_jax.data.mixture.spec import PlanSpec, fingerprint, start_cursor
+from vtune_jax.data.tokens.rows import RowStore
+
+State = dict[str, Any]
+
+PLAN_ROWS = 1 << 13
+"""Most rows planned at once."""
+READ_BYTES = 1 << 18
+"""About how much is read at once: it stays in the processor's cache while it is put in order."""
+
+
+class _Chunk(NamedTuple):
+    """Consecutive steps of a plan that are read together."""
+
+    plan: Plan
+    first: int  # of the plan's steps
+    steps: int
+    rows: Any  # a future of them
+
+
+class MixtureIterator(grain.DatasetIterator):
+    """Global batches of the plan, or one host's contiguous share of each.
+
+    Weights have versions: version v is in force for steps `[v interval + lag, (v + 1) interval + lag)`, version 0 also
+    before. The iterator plans and reads ahead within the versions it knows and never past them, so that new weights act
+    from exactly their first step on, whatever has been read in advance and whatever threads do. Every host plans all
+    rows and reads its own, so the global batch does not depend on how many hosts there are, and the state is the same
+    on all of them.
+
+    With lag 0, the default, the first step after an update waits for its rows: about a millisecond from memory maps.
+    From storage that answers after 10 ms that wait is a third of a second where rows are read one by one, and again
+    about a millisecond where stores come in blocks (`rows.BlockRows`), whose stream is read ahead whatever the weights
+    become; where even that is too slow, a lag of as many steps as are read ahead hides the wait, for the price of
+    weights that act that much later. `python -m experiments.mixture_speed.waits` measured these.
+    """
+
+    def __init__(
+        self,
+        spec: PlanSpec,
+        stores: Sequence[RowStore],
+        *,
+        quota: np.ndarray,
+        interval: int,
+        lag: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        chunk: int = 64,
+        workers: int = 0,
+        worker_kind: Workers = "threads",
+    ) -> None:
+        """Starts at step 0 under version 0.
+
+        Args:
+            spec: of the plan; its `rows` are the stores' lengths and its `blocks` theirs.
+            stores: one per domain.
+            quota: weights of version 0, fixed point or float.
+            interval: steps per version.
+            lag: steps after which a version's weights come into force, in [0, interval).
+            shard: index of this host and number of hosts.
+            chunk: most steps planned and read at once; it changes the speed, not the rows.
+            workers: that read chunks ahead; 0 reads in the calling thread, enough for memory maps.
+            worker_kind: threads or processes.
+
+        Raises:
+            ValueError: lengths that do not agree, or a batch that the hosts cannot share evenly.
+        """
+        super().__init__()
+        # Grain closes even an iterator whose construction failed.
+        self._pool: Pool | None = None
+        self._place: tuple[Cursor, int] | None = None
+        self._current: _Chunk | None = None
+        self._plan: Plan | None = None
+        self._block_pool: ThreadPoolExecutor | None = None
+        if tuple(map(len, stores)) != spec.rows:
+            raise ValueError(f"stores must have {spec.rows} rows as in the spec, got {tuple(map(len, stores))}.")
+        blocks = tuple(store.block for store in stores)
+        if blocks != (spec.blocks or (1,) * len(stores)):
+            raise ValueError(f"stores must have blocks of {spec.blocks or 1} rows as in the spec, got {blocks}.")
+        index, hosts = shard
+        if spec.batch % hosts or not 0 <= index < hosts:
+            raise ValueError(f"batch {spec.batch} must be a multiple of the hosts, got shard {shard}.")
+        if not 0 <= lag < interval:
+            raise ValueError(f"lag must lie in [0, interval = {interval}), got {lag}.")
+        share = spec.batch // hosts
+        self._spec, self._stores, self._interval, self._lag = spec, tuple(stores), interval, lag
+        self._chunk_steps = max(1, min(chunk, PLAN_ROWS // spec.batch))
+        # Tokens of two bytes or of four: a matter of speed only.
+        self._read_steps = max(1, min(self._chunk_steps, READ_BYTES // (share * (stores[0].length + 1) * 2)))
+        self._orders = OrderCache(spec)
+        self._slice = slice(index * share, (index + 1) * share)
+        self._pool, self._workers = Pool(Reader(self._stores), workers, worker_kind), workers
+        in_blocks = [number for number, block in enumerate(blocks) if block > 1]
+        self._in_blocks = in_blocks if worker_kind == "threads" else []
+        if self._in_blocks:
+            self._block_pool = ThreadPoolExecutor(min(32, 2 * len(in_blocks)), thread_name_prefix="blocks")
+        self._chunks: deque[_Chunk] = deque()
+        self.seek(0, start_cursor(len(spec.rows)), quota)
+
+    @classmethod
+    def of(
+        cls,
+        stores: Sequence[RowStore],
+        weights: Sequence[float] | np.ndarray,
+        *,
+        batch: int,
+        interval: int,
+        seed: int = 0,
+        **options: Any,
+    ) -> "MixtureIterator":
+        """The mixture of some stores in one call.
+
+        Args:
+            stores: one per domain.
+            weights: of version 0.
+            batch: rows per step over all hosts.
+            interval: steps between changes of weights.
+            seed: of the order.
+            options: of the plan (`allocation`, `limits`, `stop`) and of the iterator.
+        """
+        named = {name: options.pop(name) for name in ("allocation", "limits", "stop") if name in options}
+        rows, blocks = tuple(map(len, stores)), tuple(store.block for store in stores)
+        spec = PlanSpec(rows=rows, batch=batch, seed=seed, blocks=blocks if max(blocks) > 1 else (), **named)
+        return cls(spec, stores, quota=np.asarray(weights), interval=interval, **options)
+
+    def seek(self, step: int, cursor: Cursor, quota: np.ndarray, *, pending: np.ndarray | None = None) -> None:
+        """Goes to a position: the next batch is that of `step`, with these rows read and these weights in force.
+
+        Args:
+            step: index of the next step.
+            cursor: what has been read before it.
+            quota: weights in force.
+            pending: those of the newest update, if they differ because of the lag.
+        """
+        self._step = step
+        self._start = Cursor(*(np.array(column) for column in cursor))
+        version = self._version(step)
+        self._quotas = {version: self._checked(quota)}
+        newest = step // self._interval
+        if pending is not None and newest > version:
+            self._quotas[newest] = self._checked(pending)
+        self._forget_plan()
+
+    def post(self, version: int, weights: np.ndarray | Sequence[float]) -> None:
+        """Announces the weights of a version, at the latest before its first step is drawn.
+
+        Args:
+            version: its number; version v comes into force at step `v interval + lag`.
+            weights: fixed point (uint32, sum 2**24) or float.
+
+        Raises:
+            ValueError: the version is known with other weights, or is over.
+        """
+        quota = self._checked(weights)
+        known = self._quotas.get(version)
+        if known is not None and not np.array_equal(known, quota):
+            raise ValueError(f"version {version} was posted with other weights: {known.tolist()}.")
+        if version < self._version(self._step):
+            raise ValueError(f"version {version} is over: the next step is {self._step}.")
+        self._quotas[version] = quota
+        if self._workers:
+            self._read_ahead()
+
+    def __next__(self) -> dict[str, Any]:
+        """The batch of the next step: the stores' arrays [rows, ...], `domain` [rows] and `step`.
+
+        Raises:
+            RuntimeError: the weights for this step have not been posted; posting them and asking again works.
+            StopIteration: a limit ends the mixture here; see `ended`.
+            UserError: the tokens of a domain are lost or damaged; asking again tries again.
+        """
+        self._assert_not_closed()
+        if self._current is None or self._used == self._current.steps:
+            self._next_chunk()
+        chunk, place = self._current, self._used
+        assert chunk is not None
+        step = chunk.first + place
+        share = self._slice.stop - self._slice.start
+        here = slice(place * share, (place + 1) * share)
+        batch: dict[str, Any] = {name: rows[here] for name, rows in self._rows.items()}
+        batch["domain"] = np.asarray(chunk.plan.domain[step, self._slice])
+        batch["step"] = np.uint32(self._step)
+        self._place = (chunk.plan.after, step)
+        self._used += 1
+        self._step += 1
+        return batch
+
+    @property
+    def cursor(self) -> Cursor:
+        """What has been read by the batches returned so far."""
+        return at(*self._place) if self._place else self._start
+
+    def ended(self) -> "End":
+        """Why the next step cannot be made, after `StopIteration`."""
+        return why_ended(self._spec, self._quotas[self._version(self._step)], self.cursor, self._stores)
+
+    def start_prefetch(self) -> None:
+        """Starts reading ahead, if there are workers."""
+        if self._workers:
+            self._read_ahead()
+
+    def close(self) -> None:
+        """Lets the workers go."""
+        super().close()
+        if self._pool is not None:
+            self._pool.close()
+        if self._block_pool is not None:
+            self._block_pool.shutdown(wait=False, cancel_futures=True)
+
+    def get_state(self) -> State:
+        """Step, cursor, the weights in force and those announced; and what it was made of. The same on every host.
+
+        Its shape never changes, as grain asks.
+        """
+        version = self._version(self._step)
+        version = version if version in self._quotas else max(known for known in self._quotas if known < version)
+        newest = max(self._quotas)
+        return {
+            "step": self._step,
+            **{name: column.tolist() for name, column in self.cursor._asdict().items()},
+            "version": version,
+            "quota": self._quotas[version].tolist(),
+            "next_version": newest,
+            "next_quota": self._quotas[newest].tolist(),
+            "made_of": self._made_of(),
+        }
+
+    def set_state(self, state: State, *, allow_data_change: bool = False) -> None:
+        """Returns to a state, of this iterator or of one on another number of hosts.
+
+        Args:
+            state: from `get_state`.
+            allow_data_change: goes on although the data are not those of the state; a domain that has become shorter
+                than its place begins the next epoch.
+
+        Raises:
+            ValueError: the state belongs to other data.
+        """
+        said = changes(state["made_of"], self._made_of())
+        if said and not allow_data_change:
+            raise ValueError(f"the state belongs to another mixture: {'; '.join(said)}.")
+        dtypes = start_cursor(0)
+        cursor = Cursor(*(np.array(state[name], column.dtype) for name, column in dtypes._asdict().items()))
+        self._step, self._start = state["step"], adapted(self._spec.rows, cursor) if said else cursor
+        announced = {state[f"{which}version"]: self._checked(state[f"{which}quota"]) for which in ("next_", "")}
+        self._quotas = dict(sorted(announced.items()))
+        self._forget_plan()
+
+    def _made_of(self) -> State:
+        extent = {"interval": self._interval, "lag": self._lag, "length": self._stores[0].length}
+        return {**fingerprint(self._spec), **extent}
+
+    def _version(self, step: int) -> int:
+        return max(0, step - self._lag) // self._interval
+
+    def _checked(self, weights: Sequence[float] | np.ndarray) -> np.ndarray:
+        given = np.asarray(weights)
+        if given.dtype.kind == "f":
+            if given.shape != (len(self._stores),) or not (given >= 0).all() or not abs(given.sum() - 1) < 1e-3:
+                raise ValueError(f"weights must be {len(self._stores)} shares with sum 1, got {given.tolist()}.")
+            given = np.asarray(_rounded(given.astype(np.float32)))
+        quota = given.astype(np.uint32)
+        if quota.shape != (len(self._stores),) or quota.sum(dtype=np.uint64) != QUOTA_ONE:
+            raise ValueError(f"quota must be {len(self._stores)} numbers with sum {QUOTA_ONE}, got {quota.tolist()}.")
+        return quota
+
+    def _forget_plan(self) -> None:
+        # Called where `_start` is already the new place.
+        self._place = None
+        for chunk in self._chunks:
+            chunk.rows.cancel()
+        self._chunks.clear()
+        self._current, self._plan = None, None
+        self._expected: dict[int, tuple[int, int]] = {}
+        self._used = 0
+        self._planned, self._plan_steps = 0, 0
+        self._planned_step, self._planned_cursor = self._step, self._start
+
+    def _next_chunk(self) -> None:
+        self._current, self._used = None, 0
+        # Versions behind the next step are over.
+        behind = self._version(self._step)
+        if behind in self._quotas:
+            self._quotas = {known: quota for known, quota in self._quotas.items() if known >= behind}
+        if not self._chunks and not self._plan_chunk():
+            if behind not in self._quotas:
+                raise RuntimeError(
+                    f"the weights of version {behind} (from step {behind * self._interval + self._lag} on) have not "
+                    f"been posted; call post({behind}, weights) before asking for step {self._step}."
+                )
+            raise StopIteration
+        chunk = self._chunks.popleft()
+        if self._workers:
+            self._read_ahead()
+        try:
+            self._rows = chunk.rows.result()
+        except BaseException:
+            self._start = self.cursor
+            self._forget_plan()
+            raise
+        self._current = chunk
+
+    def _read_ahead(self) -> None:
+        while len(self._chunks) < self._workers and self._plan_chunk():
+            pass
+
+    def _plan_chunk(self) -> bool:
+        """Starts reading the next steps that are planned; False where nothing can be planned yet."""
+        if self._planned == self._plan_steps and not self._plan_version():
+            return False
+        plan, first = self._plan, self._planned
+        assert plan is not None and self._pool is not None  # noqa: PT018
+        steps = min(self._read_steps, self._plan_steps - first)
+        domain, row = (
+            np.asarray(part[first : first + steps, self._slice]).reshape(-1) for part in (plan.domain, plan.row)
+        )
+        if self._in_blocks:
+            self._expect_blocks(at(plan.after, first))
+        self._chunks.append(_Chunk(plan, first, steps, self._pool.submit(domain, row)))
+        self._planned += steps
+        return True
+
+    def _plan_version(self) -> bool:
+        """Plans the next steps of one version; False where its weights are not known or no step can be made."""
+        step, version = self._planned_step, self._version(self._planned_step)
+        if version not in self._quotas:
+            return False
+        steps = min(self._chunk_steps, (version + 1) * self._interval + self._lag - step)
+        plan, after = plan_steps(
+            np, self._spec, step, steps, self._quotas[version], self._planned_cursor, orders=self._orders
+        )
+        if plan.short.any():
+            steps = int(plan.short.argmax())
+            if not steps:
+                return False
+            after = at(plan.after, steps - 1)
+        self._plan, self._planned, self._plan_steps = plan, 0, steps
+        self._planned_step, self._planned_cursor = step + steps, after
+        return True
+
+    def _expect_blocks(self, cursor: Cursor) -> None:
+        """Starts reading the blocks at hand and the next ones: whatever the weights become, the stream reads these."""
+        for index in self._in_blocks:
+            here = (int(cursor.epoch[index]), int(cursor.row[index]) // self._spec.blocks[index])
+            if self._expected.get(index) != here:
+                self._expected[index] = here
+                ahead = blocks_ahead(self._spec, index, here[0], int(cursor.row[index]), 4)
+                self._stores[index].expect(ahead, self._block_pool)  # type: ignore[attr-defined]
+
+
+def changes(was: State, now: State) -> list[str]:
+    """What differs between what a state was made of and what there is now, in words."""
+    names = sorted({*was, *now}, key=[*now, *was].index)
+    return [f"{name} was {was.get(name)}, is {now.get(name)}" for name in names if was.get(name) != now.get(name)]
+
+
+def adapted(rows: Sequence[int] | np.ndarray, cursor: Cursor) -> Cursor:
+    """A cursor of other data on domains of these lengths: where the place lies past the end, the next epoch begins."""
+    rows = np.asarray(rows, np.uint32)
+    over = np.asarray(cursor.row) >= rows
+    epoch = np.asarray(cursor.epoch) + over.astype(np.uint32)
+    return cursor._replace(epoch=epoch, row=np.where(over, np.uint32(0), np.asarray(cursor.row)))
+
+
+_rounded = jax.jit(to_quota)

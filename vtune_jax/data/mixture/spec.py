@@ -1,0 +1,84 @@
+"""What a plan of batches depends on beside weights and cursor; everything in this room builds on it."""
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+
+from vtune_jax.core.types import Cursor
+
+PLANNER_VERSION = 1
+"""Raised when the same arguments would give other rows; a run begun under another version cannot be resumed."""
+
+
+MAX_ROWS = 2**31 - 1
+
+
+MAX_BATCH = 2**19 - 1  # keeps B * 2**12 * 2**12 within two 32-bit words
+
+
+MAX_BLOCK = 2**19
+
+
+Allocation = Literal["systematic", "multinomial", "deficit"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanSpec:
+    """What the plan of a run depends on beside weights and cursor."""
+
+    rows: tuple[int, ...]  # in one epoch of each domain
+    batch: int  # rows per step over all hosts
+    seed: int
+    allocation: Allocation = "systematic"
+    blocks: tuple[int, ...] = ()  # rows that are stored and read together, per domain; empty: 1
+    limits: tuple[int | None, ...] = ()  # most rows ever read, per domain; None, or empty: no limit, epoch after epoch
+    stop: tuple[bool, ...] = ()  # at its limit the domain ends the run (True) or leaves its share to the others (False)
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError("rows must name at least one domain, got none.")
+        if not all(1 <= count <= MAX_ROWS for count in self.rows):
+            raise ValueError(f"rows must lie in [1, {MAX_ROWS}], got {list(self.rows)}.")
+        if not 1 <= self.batch <= MAX_BATCH:
+            raise ValueError(f"batch must lie in [1, {MAX_BATCH}], got {self.batch}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in [0, 2**32), got {self.seed}.")
+        if self.allocation not in ("systematic", "multinomial", "deficit"):
+            raise ValueError(f"allocation must be systematic, multinomial or deficit, got '{self.allocation}'.")
+        for field in ("blocks", "limits", "stop"):
+            values = getattr(self, field)
+            if values and len(values) != len(self.rows):
+                raise ValueError(f"{field} must have one entry per domain ({len(self.rows)}), got {len(values)}.")
+        if not all(1 <= block <= MAX_BLOCK for block in self.blocks):
+            raise ValueError(f"blocks must lie in [1, {MAX_BLOCK}], got {list(self.blocks)}.")
+        for rows, limit in zip(self.rows, self.limit, strict=True):
+            if limit is not None and not 0 <= limit <= MAX_ROWS * rows:
+                raise ValueError(f"limits must lie in [0, {MAX_ROWS} epochs], got {list(self.limits)}.")
+
+    @property
+    def limited(self) -> bool:
+        """Whether any domain has a limit."""
+        return any(limit is not None for limit in self.limits)
+
+    @property
+    def limit(self) -> tuple[int | None, ...]:
+        """Most rows ever read, per domain."""
+        return self.limits or (None,) * len(self.rows)
+
+    @property
+    def stops(self) -> tuple[bool, ...]:
+        """Which domains end the run at their limit."""
+        return self.stop or (False,) * len(self.rows)
+
+
+def fingerprint(spec: PlanSpec) -> dict[str, Any]:
+    """What must agree for a run to be resumed on the same data."""
+    named = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(spec).items()}
+    return {**named, "planner": PLANNER_VERSION}
+
+
+def start_cursor(domains: int) -> Cursor:
+    """Nothing has been read."""
+    epoch, row = (np.zeros(domains, np.uint32) for _ in range(2))
+    return Cursor(epoch=epoch, row=row, credit=np.zeros(domains, np.int32), order=np.zeros(2, np.uint32))

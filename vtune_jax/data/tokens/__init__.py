@@ -1,0 +1,1 @@
+"""What lies on disk: memory maps, ArrayRecord shards, rows, packing, the prepared corpus."""

@@ -1,0 +1,217 @@
+"""A domain's rows: fixed-length windows over its tokens, read one by one or in blocks.
+
+A store of rows gives batches as named arrays: `tokens` [rows, length + 1], of which all but the last are inputs and all
+but the first are labels; a packed store (`data.packing`) names inputs, labels, segments and positions instead.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from vtune_jax.data.tokens.array_record import TokenSource
+from vtune_jax.data.tokens.mapped import MappedTokens, windows
+from vtune_jax.errors import UserError
+
+_QUICK_S = 2e-3
+
+Rows = dict[str, np.ndarray]
+"""Named arrays with one leading axis of rows."""
+
+
+@runtime_checkable
+class RowStore(Protocol):
+    """What the mixture reads a domain's rows from. `read` may be called from several threads."""
+
+    name: str
+    length: int  # predicted tokens per row, at most
+    block: int  # rows that are best read together; 1: any row at any time
+
+    def __len__(self) -> int:
+        """Rows."""
+        ...
+
+    def read(self, rows: np.ndarray) -> Rows:
+        """The given rows.
+
+        Raises:
+            IndexError: a row that does not exist.
+            UserError: the tokens are lost or damaged.
+        """
+        ...
+
+    def first(self, share: float) -> RowStore:
+        """A fixed share of the rows, at least one."""
+        ...
+
+
+class TokenRows:
+    """Row r of a domain is `tokens[r L : r L + L + 1]`: L predicted tokens, and the one before them.
+
+    Neighbouring rows share one token, so that every token but the first is predicted exactly once an epoch.
+    """
+
+    block = 1
+
+    def __init__(
+        self, tokens: np.ndarray | MappedTokens, length: int, *, name: str = "domain", limit: int | None = None
+    ) -> None:
+        """Looks at an array or memory map of tokens; copies nothing.
+
+        Args:
+            tokens: 1-D, documents one after another.
+            length: predicted tokens per row, L.
+            name: of the domain, for messages.
+            limit: uses the first rows only.
+
+        Raises:
+            UserError: the domain is shorter than one row.
+        """
+        self.source = tokens
+        self.length, self.name = length, name
+        self._rows = _count(len(tokens), length, name, limit)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """All tokens, 1-D."""
+        return self.source.array if isinstance(self.source, MappedTokens) else self.source
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def first(self, share: float) -> TokenRows:
+        """The first `share` of the rows, at least one."""
+        return TokenRows(self.source, self.length, name=self.name, limit=max(1, round(share * len(self))))
+
+    def read(self, rows: np.ndarray) -> Rows:
+        """See `RowStore`; `tokens` [n, length + 1] in the tokens' dtype."""
+        _assert_rows(self, rows)
+        start, width = rows.astype(np.int64) * self.length, self.length + 1
+        if isinstance(self.source, MappedTokens):
+            return {"tokens": self.source.windows(start, width)}
+        return {"tokens": windows(self.source, start, width)}
+
+
+class BlockRows:
+    """The same rows read in blocks of neighbours, for records and slow storage.
+
+    The plan shuffles the blocks and the rows within each, so that a block is read once and used up before it is let
+    go. The order of a domain's blocks does not depend on weights: `expect` reads the next ones ahead, and new weights
+    never make them useless. Every host reads whole blocks, so N hosts read each block N times.
+    """
+
+    def __init__(
+        self, source: TokenSource, length: int, *, block: int, keep: int = 3, limit: int | None = None
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            source: of the tokens.
+            length: predicted tokens per row.
+            block: rows per block.
+            keep: blocks held in memory.
+            limit: uses the first rows only.
+
+        Raises:
+            UserError: the domain is shorter than one row.
+        """
+        self.source, self.length, self.name, self.block, self._keep = source, length, source.name, block, keep
+        self._rows = _count(len(source), length, source.name, limit)
+        self._blocks: OrderedDict[int, Future[np.ndarray]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._load_seconds = _QUICK_S  # of the newest load
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_blocks", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _blocks=OrderedDict(), _lock=threading.Lock())
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def first(self, share: float) -> BlockRows:
+        """The first `share` of the rows, at least one."""
+        limit = max(1, round(share * len(self)))
+        return BlockRows(self.source, self.length, block=self.block, keep=self._keep, limit=limit)
+
+    def read(self, rows: np.ndarray) -> Rows:
+        """See `RowStore`; `tokens` [n, length + 1] in the tokens' dtype."""
+        _assert_rows(self, rows)
+        of = rows // np.uint32(self.block)
+        first = int(of[0]) if len(of) else 0
+        if (of == first).all():
+            # The usual case: a domain is within one block.
+            return {"tokens": self._within(first, rows)}
+        tokens = np.empty((len(rows), self.length + 1), self.source.dtype)
+        for block in np.unique(of).tolist():
+            mine = of == block
+            tokens[mine] = self._within(block, rows[mine])
+        return {"tokens": tokens}
+
+    def _within(self, block: int, rows: np.ndarray) -> np.ndarray:
+        start = (rows.astype(np.int64) - block * self.block) * self.length
+        return windows(self._block(block), start, self.length + 1)
+
+    def expect(self, blocks: Sequence[int], pool: Executor) -> None:
+        """Starts reading blocks that the stream comes to next, if reading them takes long.
+
+        Where a block comes at once, from the system's cache say, threads that compete with the training loop for
+        Python's lock cost more than they hide: halved the speed when it was measured.
+        """
+        if self._load_seconds < _QUICK_S:
+            return
+        for block in blocks[: self._keep - 1]:
+            with self._lock:
+                if block not in self._blocks:
+                    self._blocks[block] = pool.submit(self._load, block)
+
+    def _block(self, block: int) -> np.ndarray:
+        with self._lock:
+            found = self._blocks.get(block)
+            mine = found is None
+            if found is None:
+                found = self._blocks[block] = Future()
+            self._blocks.move_to_end(block)
+            while len(self._blocks) > self._keep:
+                self._blocks.popitem(last=False)
+        if mine:
+            try:
+                found.set_result(self._load(block))
+            except BaseException as error:
+                found.set_exception(error)
+        try:
+            return found.result()
+        except BaseException:
+            # Asked for again, it is read again: the storage may have come back.
+            with self._lock:
+                self._blocks.pop(block, None)
+            raise
+
+    def _load(self, block: int) -> np.ndarray:
+        first = block * self.block
+        last, began = min(first + self.block, len(self)), time.monotonic()
+        tokens = self.source.slice(first * self.length, last * self.length + 1)
+        self._load_seconds = time.monotonic() - began
+        return tokens
+
+
+def _count(tokens: int, length: int, name: str, limit: int | None) -> int:
+    if tokens <= length:
+        raise UserError(
+            f"sequence length {length} is longer than domain '{name}' ({tokens:,} tokens)",
+            "set data.sequence lower or give the domain more text",
+        )
+    whole = (tokens - 1) // length
+    return whole if limit is None else min(limit, whole)
+
+
+def _assert_rows(store: RowStore, rows: np.ndarray) -> None:
+    if rows.size and int(rows.max()) >= len(store):
+        raise IndexError(f"row {int(rows.max())} of domain '{store.name}' asked for; it has {len(store)}.")

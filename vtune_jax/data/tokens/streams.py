@@ -1,0 +1,39 @@
+"""What a training run reads: the rows of each domain, and the held-out rows behind its losses."""
+
+import dataclasses
+
+import numpy as np
+
+from vtune_jax.data.tokens.rows import Rows, RowStore
+from vtune_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """What a training run reads: rows per domain, and the held-out rows behind its losses."""
+
+    stores: tuple[RowStore, ...]
+    heldout: Rows  # arrays [domains, rows, ...]
+    limits: tuple[int | None, ...] = ()  # most rows ever read, per domain; empty: no limits
+    stop: tuple[bool, ...] = ()  # which domains end the run at their limit
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Training rows per domain and epoch."""
+        return np.array([len(store) for store in self.stores], np.uint32)
+
+
+def heldout_rows(store: RowStore, wanted: int, domain: str) -> Rows:
+    """Evenly spread held-out rows of a domain.
+
+    Raises:
+        UserError: the domain has fewer rows than wanted.
+    """
+    have = len(store)
+    if have < wanted:
+        raise UserError(
+            f"domain '{domain}' has {have} held-out rows of {store.length} tokens, data.heldout_rows asks for {wanted}",
+            f"set data.heldout_rows to at most {have}, raise corpus.heldout_fraction, or give the domain more text",
+        )
+    chosen = (np.arange(wanted, dtype=np.uint64) * have // wanted).astype(np.uint32)
+    return store.read(chosen)

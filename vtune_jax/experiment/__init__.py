@@ -1,0 +1,1 @@
+"""The experiment as one frozen value, and its arms."""

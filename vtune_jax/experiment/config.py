@@ -1,0 +1,175 @@
+"""The experiment as one frozen value: each part's config lives beside what it configures and is only nested here."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from vtune_jax import settings
+from vtune_jax.core.targets import make_targets
+from vtune_jax.data.corpora.config import CorpusConfig
+from vtune_jax.data.mixture.config import DataConfig, MixtureConfig
+from vtune_jax.fits.config import TargetsConfig
+from vtune_jax.models import DecoderConfig
+from vtune_jax.rules import (
+    Ado,
+    Aioli,
+    DoGE,
+    DoReMi,
+    DynamicBatchLoading,
+    Grape,
+    GroupDro,
+    MixingLaws,
+    Odm,
+    Olmix,
+    RegMix,
+    SkillIt,
+    Static,
+    Velocitune,
+)
+from vtune_jax.rules.offline import Offline
+from vtune_jax.train.loop import LoopConfig
+from vtune_jax.train.optimizer import OptimizerConfig
+
+MethodConfig = (
+    Velocitune
+    | Static
+    | DynamicBatchLoading
+    | GroupDro
+    | Odm
+    | Ado
+    | SkillIt
+    | DoReMi
+    | DoGE
+    | Aioli
+    | Grape
+    | RegMix
+    | MixingLaws
+    | Olmix
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """The base model: trained here on the base domain, or taken from an earlier run."""
+
+    steps: int = 200
+    from_run: str = ""  # run folder whose base model is used; `steps` and `optimizer` are then ignored
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The continual pre-training that every arm goes through."""
+
+    steps: int = 200
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProxiesConfig:
+    """Short runs that some methods need before they train; others pay nothing for them."""
+
+    mixtures: int = 0  # random mixtures tried for RegMix, mixing laws and olmix
+    length: float = 0.1  # of each of these runs and of a skill graph's, as a share of train.steps
+    reference_length: float = 0.5  # of the run at the prior that gives DoReMi its reference model
+
+    def __post_init__(self) -> None:
+        if self.mixtures < 0:
+            raise ValueError(f"mixtures must not be negative, got {self.mixtures}")
+        for field in ("length", "reference_length"):
+            if not 0 < getattr(self, field) <= 1:
+                raise ValueError(f"{field} must lie in (0, 1], got {getattr(self, field)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Corpora to report: everything that determines a run."""
+
+    name: str
+    seed: int = 0
+    corpus: CorpusConfig
+    data: DataConfig = DataConfig()
+    model: DecoderConfig = DecoderConfig()
+    mixture: MixtureConfig = MixtureConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    targets: TargetsConfig = TargetsConfig()
+    proxies: ProxiesConfig = ProxiesConfig()
+    train: TrainConfig = TrainConfig()
+    loop: LoopConfig = LoopConfig()
+    arms: tuple[MethodConfig, ...] = (Velocitune(), Static())
+
+    def __post_init__(self) -> None:
+        domains = len(self.corpus.domains)
+        for field, values in (
+            ("mixture.weights", self.mixture.weights),
+            ("targets.losses", self.targets.losses),
+            ("targets.fallback", self.targets.fallback),
+        ):
+            if values and len(values) != domains:
+                raise ValueError(f"{field} must name one number per domain ({domains}), got {len(values)}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must lie in [0, 2**31), got {self.seed}")
+        labels = self.arm_labels
+        if not labels:
+            raise ValueError("arms must hold at least one method, got none")
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"arms must have different labels, got {list(labels)}")
+        for label, arm in zip(labels, self.arms, strict=True):
+            try:
+                self._assert_possible(arm)
+            except ValueError as error:
+                raise ValueError(f"arms.{label}: {error}") from error
+
+    def _assert_possible(self, arm: MethodConfig) -> None:
+        """Refuses an arm whose needs this experiment does not provide, with what would."""
+        names = tuple(domain.name for domain in self.corpus.domains)
+        nothing = np.zeros(len(names))
+        method = arm.build()
+        roomy = {"sizes": nothing + 1.0, "budget": np.array(1e-9)}
+        method.init(make_targets(nothing, nothing, nothing, nothing, roomy))
+        if isinstance(arm, SkillIt) and arm.graph_domains not in ((), names):
+            raise ValueError(f"graph_domains must be the corpus' domains in their order {list(names)}")
+        if isinstance(arm, Static) and arm.groups and len(arm.groups) != len(names):
+            raise ValueError(f"groups must name one group per domain ({len(names)}), got {len(arm.groups)}")
+        if isinstance(arm, Offline) and len(arm.domain_weights) not in (0, len(names)):
+            raise ValueError(
+                f"domain_weights must name one number per domain ({len(names)}), got {len(arm.domain_weights)}"
+            )
+        # A law has one parameter per domain and one more; a quarter of the runs are left out when it is judged.
+        least = 2 * (len(names) + 1)
+        if "proxies" in method.needs and self.proxies.mixtures < least:
+            raise ValueError(
+                f"it needs runs at random mixtures; set proxies.mixtures to at least {least} "
+                f"for {len(names)} domains, got {self.proxies.mixtures}"
+            )
+        for steps, where in ((self.train.steps, "train.steps"), (arm.proxy_share * self.train.steps, "its proxy")):
+            rounds = int(steps) // self.mixture.interval
+            if steps and rounds < (wanted := arm.intervals(len(names))) and wanted > 1:
+                raise ValueError(
+                    f"its first round takes {wanted} intervals of {self.mixture.interval} steps, {where} has {rounds}; "
+                    "lower mixture.interval or train longer"
+                )
+
+    @property
+    def trains_proxies(self) -> bool:
+        """Whether targets come from proxies of this experiment."""
+        return not (self.targets.losses or self.targets.table)
+
+    @property
+    def arm_labels(self) -> tuple[str, ...]:
+        """What each arm is called in files and tables."""
+        return tuple(arm.label or arm.name for arm in self.arms)
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> ExperimentConfig:
+    """Reads an experiment from TOML; `name` defaults to the file's."""
+    return settings.load(ExperimentConfig, path, overrides, defaults={"name": path.stem})

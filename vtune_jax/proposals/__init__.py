@@ -1,0 +1,1 @@
+"""Mixtures proposed from runs at random mixtures: RegMix, mixing laws, olmix."""

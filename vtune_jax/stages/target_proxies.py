@@ -1,0 +1,174 @@
+"""Which proxies are trained, how long, and where they are evaluated: from a budget, a share of the real run's compute.
+
+Two designs. "one": a single run, annealed over its own length and evaluated along the way, to which the law with
+learning-rate annealing is fitted. "several": annealed runs whose lengths halve, in one vmapped program, of which only
+the ends count, and which `L(D) = E + B / D^beta` is fitted to. Where a precision is asked for, the budget is spent in
+rounds that double, and the proxies end when the targets are sure enough.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from vtune_jax.core.simplex import to_quota
+from vtune_jax.data.mixture.spec import fingerprint
+from vtune_jax.data.tokens.streams import Streams
+from vtune_jax.errors import UserError
+from vtune_jax.machine.files import read_json, write_json
+from vtune_jax.train.checkpoint import canonical
+from vtune_jax.train.heldout import mean_loss
+from vtune_jax.train.lanes import ShortRun, packed, train_lanes
+
+if TYPE_CHECKING:
+    from vtune_jax.experiment.config import ExperimentConfig
+    from vtune_jax.stages.pipeline import Pipeline
+
+ROUNDS = 3
+_SHORTEST, _LEAST_ENDS = 4, 4  # steps of the shortest run of a ladder, and runs it must hold
+_LEAST_STEPS, _LEAST_EVALUATIONS, _MOST_EVALUATION = 12, 8, 0.25
+_LEAST_PLACES = 5  # one more than the law has parameters
+_FIRST_SHARE = 8  # a run is first evaluated after this part of its steps, when the worst of the warm-up is over
+
+
+class Round(NamedTuple):
+    """Proxies that are trained together."""
+
+    runs: tuple[ShortRun, ...]
+    cost_steps: float  # training steps plus what the evaluations cost, in training steps of the real run
+
+
+class Measurement(NamedTuple):
+    """Losses along the proxies of some rounds, one row per evaluation."""
+
+    steps: np.ndarray  # done by then
+    run_steps: np.ndarray  # of the run it belongs to
+    run: np.ndarray  # index of the run
+    losses: np.ndarray  # [points, domains]
+
+
+def evaluation_steps(config: ExperimentConfig) -> float:
+    """What one evaluation of all held-out rows costs, in training steps: a forward pass is a third of a step."""
+    data = config.data
+    return len(config.corpus.domains) * data.heldout_rows / data.batch / 3
+
+
+def design(config: ExperimentConfig) -> list[Round]:
+    """The rounds that a config's budget allows.
+
+    Raises:
+        UserError: the budget is too small for any.
+    """
+    options, steps = config.targets, config.train.steps
+    budget = options.budget * steps
+    price = evaluation_steps(config)
+    if options.proxies == "one":
+        least = _LEAST_STEPS + _LEAST_EVALUATIONS * price
+        rounds = ROUNDS if options.half_width else 1
+        while rounds > 1 and budget / (2**rounds - 1) < least:
+            rounds -= 1
+        if budget < least:
+            raise _too_small(budget, least / steps)
+        shares = [2.0**index / (2**rounds - 1) for index in range(rounds)]
+        warmup = config.train.optimizer.warmup_fraction
+        return [_single(share * budget, options.evaluations, price, warmup) for share in shares]
+    return _ladders(budget, price, steps, in_rounds=bool(options.half_width))
+
+
+def _single(budget: float, evaluations: int, price: float, warmup: float) -> Round:
+    count = int(np.clip(_MOST_EVALUATION * budget / price, _LEAST_EVALUATIONS, evaluations))
+    length = int(budget - count * price)
+    first = max(length // _FIRST_SHARE, round(warmup * length)) + 1
+    places = np.unique(np.round(np.geomspace(min(first, length), length, count)).astype(int))
+    if len(places) < _LEAST_PLACES:
+        raise UserError(
+            f"a proxy of {length} steps can be evaluated at {len(places)} places after its warm-up; the law needs "
+            f"{_LEAST_PLACES}",
+            "lower train.optimizer.warmup_fraction, raise targets.budget, or train longer",
+        )
+    return Round((ShortRun(length, tuple(places.tolist())),), length + len(places) * price)
+
+
+def _ladders(budget: float, price: float, real: int, *, in_rounds: bool) -> list[Round]:
+    """One ladder of halving lengths; in rounds, the two longest rungs come last."""
+    lengths: list[int] = []
+    # A ladder costs less than twice its longest rung, and an evaluation for each rung.
+    longest = (budget - price * 6) / 2
+    while round(longest) >= _SHORTEST and len(lengths) < 7:
+        lengths.append(round(longest))
+        longest /= 2
+    if len(lengths) < _LEAST_ENDS:
+        raise _too_small(budget, (2 * _SHORTEST * 2 ** (_LEAST_ENDS - 1) + 6 * price) / real)
+    held_back = min(2, len(lengths) - _LEAST_ENDS) if in_rounds else 0
+    groups = [lengths[held_back:], *([length] for length in reversed(lengths[:held_back]))]
+    return [
+        Round(tuple(ShortRun(length, (length,)) for length in group), sum(group) + price * len(group))
+        for group in groups
+    ]
+
+
+def _too_small(budget: float, wanted: float) -> UserError:
+    return UserError(
+        f"targets.budget allows only {budget:.1f} optimiser steps for the proxies, evaluations included",
+        f"set targets.budget to at least {wanted:.2f}, lower data.heldout_rows, or train longer",
+    )
+
+
+def share_read(config: ExperimentConfig, rows: np.ndarray, prior: np.ndarray, longest: int) -> np.ndarray:
+    """The sub-sample: which share of each domain's rows the longest proxy reads, a random part; over 1: repeatedly."""
+    return longest * config.data.batch * prior / rows
+
+
+def measure_round(pipeline: Pipeline, folder: Path, index: int, plan: Round) -> Measurement:
+    """Trains and evaluates the proxies of a round, or reads what they gave."""
+    file = folder / f"round-{index}.json"
+    if not file.exists():
+        losses = _train(pipeline, folder / f"round-{index}", plan)
+        write_json(file, [loss.tolist() for loss in losses])
+        shutil.rmtree(folder / f"round-{index}", ignore_errors=True)
+    losses = [np.array(loss) for loss in read_json(file)]
+    return Measurement(
+        steps=np.concatenate([run.evaluate_after for run in plan.runs]),
+        run_steps=np.concatenate([np.full(len(run.evaluate_after), run.steps) for run in plan.runs]),
+        run=np.concatenate([np.full(len(run.evaluate_after), number) for number, run in enumerate(plan.runs)]),
+        losses=np.concatenate(losses),
+    )
+
+
+def _train(pipeline: Pipeline, folder: Path, plan: Round) -> list[np.ndarray]:
+    config = pipeline.config
+    # Rows come in random order, so that a short run reads a random sub-sample; the first part of a domain would be
+    # another text. Proxies are short: how often a domain may be read in the real run is not theirs to keep.
+    stores = tuple(store.first(config.targets.subsample) for store in pipeline.streams.stores)
+    streams = Streams(stores=stores, heldout=pipeline.streams.heldout)
+    spec = pipeline.lab.plan_spec(streams, config.seed)
+    lanes = packed(plan.runs)
+    facts = {"data": fingerprint(spec), "runs": [list(run) for run in plan.runs], **pipeline.lab.facts}
+    lengths = ", ".join(str(run.steps) for run in plan.runs)
+    with pipeline.progress.bar(f"proxies of {lengths} steps, {len(lanes.of_lane)} at a time", lanes.steps) as tick:
+        return train_lanes(
+            lanes,
+            pipeline.lab.model,
+            config.train.optimizer,
+            pipeline.base_params,
+            spec=spec,
+            stores=stores,
+            quota=np.asarray(to_quota(jnp.asarray(pipeline.prior, jnp.float32))),
+            heldout_loss=lambda params: mean_loss(pipeline.lab.heldout_sums(params, streams.heldout)),
+            folder=folder,
+            facts=canonical(facts),
+            checkpoint_every=config.loop.checkpoint_every,
+            tick=tick,
+            warn=pipeline.progress.note,
+        )
+
+
+def joined(parts: list[Measurement]) -> Measurement:
+    """The points of several rounds; their runs stay apart."""
+    offsets = np.cumsum([0, *(part.run.max() + 1 for part in parts)])[:-1]
+    moved = [part._replace(run=part.run + offset) for part, offset in zip(parts, offsets, strict=True)]
+    return Measurement(*(np.concatenate(columns) for columns in zip(*moved, strict=True)))

@@ -1,0 +1,96 @@
+"""Gradients domain by domain, and how they lie to each other: the evidence of methods that align gradients."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from vtune_jax.core.types import Alignment, Method, MixtureState
+from vtune_jax.models import Model
+from vtune_jax.train.heldout import Heldout
+from vtune_jax.train.loss import Batch, batch_nats
+from vtune_jax.train.optimizer import OptimizerConfig
+from vtune_jax.train.state import RunConstants
+
+
+def batch_gradients(model: Model, params: PyTree, batch: Batch, domains: int) -> tuple[PyTree, Bool[Array, " domains"]]:
+    """The gradient of every domain's mean loss on a training batch, stacked in front; one domain at a time.
+
+    Returns:
+        gradients (zero for a domain that is absent), and which domains are in the batch.
+    """
+
+    def mean_loss(params: PyTree, chosen: Bool[Array, " rows"]) -> Float[Array, ""]:
+        nats, counted = batch_nats(model, params, batch)
+        counted = counted & chosen[:, None]
+        return jnp.where(counted, nats, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+
+    chosen = batch["domain"] == jnp.arange(domains)[:, None]
+    return jax.lax.map(lambda rows: jax.grad(mean_loss)(params, rows), chosen), chosen.any(axis=1)
+
+
+def heldout_gradients(model: Model, params: PyTree, heldout: Heldout) -> PyTree:
+    """The gradient of every domain's mean held-out loss, stacked in front; one domain at a time."""
+
+    @jax.checkpoint
+    def row_loss(params: PyTree, row: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        nats, counted = batch_nats(model, params, {name: array[None] for name, array in row.items()})
+        return jnp.where(counted, nats, 0.0).sum(), counted.sum().astype(jnp.float32)
+
+    def mean_loss(params: PyTree, rows: Batch) -> Float[Array, ""]:
+        nats, tokens = jax.lax.map(lambda row: row_loss(params, row), rows, batch_size=16)
+        return nats.sum() / jnp.maximum(tokens.sum(), 1)
+
+    return jax.lax.map(lambda rows: jax.grad(mean_loss)(params, rows), heldout)
+
+
+def latest(kept: PyTree, new: PyTree, present: Bool[Array, " domains"]) -> PyTree:
+    """New gradients where a domain is present, its kept one where not."""
+
+    def choose(old: Array, fresh: Array) -> Array:
+        return jnp.where(present.reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
+
+    return jax.tree.map(choose, kept, new)
+
+
+def align(train: PyTree, target: PyTree, learning_rate: Float[Array, ""]) -> Alignment:
+    """All inner products between two stacks of gradients, and their norms.
+
+    Args:
+        train: stacked over domains.
+        target: stacked over the domains to become good at; may be `train` itself.
+        learning_rate: of now.
+    """
+
+    def inner(left: PyTree, right: PyTree) -> Float[Array, "left right"]:
+        products = jax.tree.map(lambda a, b: a.reshape(len(a), -1) @ b.reshape(len(b), -1).T, left, right)
+        return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+
+    def norm(stack: PyTree) -> Float[Array, " domains"]:
+        squares = jax.tree.map(lambda a: (a.reshape(len(a), -1) ** 2).sum(axis=1), stack)
+        return jnp.sqrt(sum(jax.tree.leaves(squares), start=jnp.zeros(())))
+
+    return Alignment(inner(train, target), norm(train), norm(target), jnp.asarray(learning_rate))
+
+
+Align = Callable[[MixtureState, PyTree, Int[Array, ""], Batch, RunConstants], tuple[MixtureState, Alignment | None]]
+
+
+def make_align(model: Model, optimizer: OptimizerConfig, method: Method) -> Align:
+    """The function that finds how gradients lie to each other, and keeps them, if the method needs that."""
+    needs = method.needs
+
+    def find(
+        held: MixtureState, params: PyTree, step: Int[Array, ""], batch: Batch, constants: RunConstants
+    ) -> tuple[MixtureState, Alignment | None]:
+        if not needs & {"alignment", "heldout_alignment"}:
+            return held, None
+        train, present = batch_gradients(model, params, batch, held.weights.shape[0])
+        if "last_gradients" in needs:
+            train = latest(held.gradients, train, present)
+            held = held._replace(gradients=train)
+        towards = heldout_gradients(model, params, constants.heldout) if "heldout_alignment" in needs else train
+        return held, align(train, towards, optimizer.learning_rate(step, constants.horizon))
+
+    return find
