@@ -1,11 +1,12 @@
 """The projection as a table in the terminal, with a rough duration."""
 
-from __future__ import annotations
-
 import time
 
 import jax
 import jax.numpy as jnp
+from rich.console import Console
+
+from vtune_jax.stages.projection import Plan
 
 
 def measured_flops_per_second(seconds: float = 0.3) -> float:
