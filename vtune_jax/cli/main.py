@@ -5,29 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vtune_jax import __version__
+from vtune_jax.cli import experiment, runs
 from vtune_jax.errors import UserError, disk_is_full
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from vtune_jax.stages.pipeline import Pipeline
-
 USER_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
-
-STAGES = {
-    "run": ("the main job: corpora to report, with every stage in between", ""),
-    "prepare": ("corpora to token files", ""),
-    "pretrain": ("train the base model", "and what it builds on"),
-    "targets": ("initial losses, proxy runs and target losses", "and what they build on"),
-    "train": ("continual pre-training of every arm", "and what it builds on"),
-    "evaluate": ("final losses per domain and on the base domain", "and what they build on"),
-    "report": ("results.json, report.html and the table", "and what they build on"),
-    "plan": ("rows, epochs, cost and duration, before anything is trained", ""),
-}
-
 
 def main() -> int:
     """The console script: `invoke`, with what libraries' threads say of a reported failure left out."""
@@ -95,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vtune-jax {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for name, (purpose, upstream) in STAGES.items():
-        _add_stage(verbs, name, purpose, upstream)
+    experiment.add_parsers(verbs)
+    runs.add_parser(verbs)
     _add_fit(verbs)
     doctor = verbs.add_parser(
         "doctor",
@@ -106,42 +89,6 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(verb=_doctor)
     return top
-
-
-def _add_stage(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, upstream: str
-) -> None:
-    verb = verbs.add_parser(
-        name,
-        help=purpose,
-        description=f"{purpose[0].upper()}{purpose[1:]}{', ' + upstream if upstream else ''}.",
-        epilog=f"example: vtune-jax {name} configs/quickstart.toml train.steps=100 arms.velocitune.step_size=0.5",
-    )
-    verb.add_argument("config", type=Path, help="the experiment, a TOML file")
-    verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields to change, for instance data.batch=32")
-    verb.add_argument("--run-folder", type=Path, help="where results go; runs/NAME by default")
-    verb.add_argument("--skip-bad", action="store_true", help="skip documents that cannot be read, and count them")
-    verb.add_argument(
-        "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="who prepares the corpora: this machine's cores, or Ray's workers",
-    )
-    verb.add_argument(
-        "--allow-data-change",
-        action="store_true",
-        help="an arm goes on from its newest checkpoint although the data, rows or limits have changed",
-    )
-    if name == "targets":
-        verb.add_argument(
-            "--from",
-            dest="table",
-            type=Path,
-            metavar="RUNS.csv",
-            help="losses measured elsewhere (columns tokens, loss, domain) instead of proxy runs",
-        )
-    verb.add_argument("--quiet", action="store_true", help="no progress")
-    verb.set_defaults(verb=_stage, name=name)
 
 
 def _add_fit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -220,54 +167,6 @@ def _real(text: str, option: str) -> float:
         return float(text)
     except ValueError:
         raise UserError(f"{option} is no number: {text!r}", "give a number") from None
-
-
-def _stage(options: argparse.Namespace) -> int:
-    # Read by jax when it is imported: only its errors are of use to a user.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from rich.console import Console
-
-    from vtune_jax.experiment import config as experiment
-    from vtune_jax.machine.memory import keep_freed_memory
-    from vtune_jax.machine.progress import Progress
-    from vtune_jax.stages.pipeline import Pipeline
-    from vtune_jax.train.loop import Interrupted
-
-    keep_freed_memory()
-    overrides = [*options.overrides, *(["corpus.skip_bad=true"] if options.skip_bad else [])]
-    if getattr(options, "table", None):
-        overrides.append(f"targets.table={options.table}")
-    config = experiment.load(options.config, tuple(overrides))
-    folder = options.run_folder or Path("runs") / config.name
-    progress = Progress(silent=options.quiet)
-    pipeline = Pipeline(
-        config, folder, progress, work_engine=options.engine, allow_data_change=options.allow_data_change
-    )
-    try:
-        with pipeline.run_folder.locked():
-            # Where there is no terminal nothing says how wide the page is: wide enough for the tables.
-            console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
-            _run(pipeline, options.name, console)
-    except Interrupted as stop:
-        progress.note(f"{stop}; the same command goes on from there")
-        return 128 + stop.signal_number
-    return 0
-
-
-def _run(pipeline: "Pipeline", name: str, console: "Console") -> None:
-    from vtune_jax.cli.plan_table import render_plan
-    from vtune_jax.report.terminal import render_table
-    from vtune_jax.stages.projection import make_plan
-
-    if name in ("plan", "run"):
-        render_plan(make_plan(pipeline), console)
-    if name in ("run", "report"):
-        render_table(pipeline.report(), console)
-        console.print(f"report: {pipeline.run_folder.path / 'report.html'}")
-    elif name == "train":
-        _ = pipeline.arms
-    elif name != "plan":
-        getattr(pipeline, name)
 
 
 def _doctor(options: argparse.Namespace) -> int:

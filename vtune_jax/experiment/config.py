@@ -1,52 +1,23 @@
 """The experiment as one frozen value: each part's config lives beside what it configures and is only nested here."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vtune_jax import settings
+from vtune_jax.core.needs import NEEDS
 from vtune_jax.core.targets import make_targets
 from vtune_jax.data.corpora.config import CorpusConfig
 from vtune_jax.data.mixture.config import DataConfig, MixtureConfig
+from vtune_jax.experiment.arms import Arm
 from vtune_jax.fits.config import TargetsConfig
-from vtune_jax.models import DecoderConfig
-from vtune_jax.rules import (
-    Ado,
-    Aioli,
-    DoGE,
-    DoReMi,
-    DynamicBatchLoading,
-    Grape,
-    GroupDro,
-    MixingLaws,
-    Odm,
-    Olmix,
-    RegMix,
-    SkillIt,
-    Static,
-    Velocitune,
-)
-from vtune_jax.rules.offline import Offline
+from vtune_jax.models import DecoderConfig, ModelConfig, model_configs
+from vtune_jax.rules import Static, Velocitune
 from vtune_jax.train.loop import LoopConfig
 from vtune_jax.train.optimizer import OptimizerConfig
-
-MethodConfig = (
-    Velocitune
-    | Static
-    | DynamicBatchLoading
-    | GroupDro
-    | Odm
-    | Ado
-    | SkillIt
-    | DoReMi
-    | DoGE
-    | Aioli
-    | Grape
-    | RegMix
-    | MixingLaws
-    | Olmix
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,14 +69,14 @@ class ExperimentConfig:
     seed: int = 0
     corpus: CorpusConfig
     data: DataConfig = DataConfig()
-    model: DecoderConfig = DecoderConfig()
+    model: ModelConfig = settings.choice(model_configs, DecoderConfig())
     mixture: MixtureConfig = MixtureConfig()
     pretrain: PretrainConfig = PretrainConfig()
     targets: TargetsConfig = TargetsConfig()
     proxies: ProxiesConfig = ProxiesConfig()
     train: TrainConfig = TrainConfig()
     loop: LoopConfig = LoopConfig()
-    arms: tuple[MethodConfig, ...] = (Velocitune(), Static())
+    arms: tuple[Arm, ...] = (Arm(method=Velocitune()), Arm(method=Static()))
 
     def __post_init__(self) -> None:
         domains = len(self.corpus.domains)
@@ -170,6 +141,8 @@ class ExperimentConfig:
         return tuple(arm.label or arm.name for arm in self.arms)
 
 
-def load(path: Path, overrides: tuple[str, ...] = ()) -> ExperimentConfig:
-    """Reads an experiment from TOML; `name` defaults to the file's."""
-    return settings.load(ExperimentConfig, path, overrides, defaults={"name": path.stem})
+def load(
+    path: Path, overrides: tuple[str, ...] = (), *, values: Mapping[str, Any] | None = None
+) -> ExperimentConfig:
+    """Reads an experiment from TOML; `name` defaults to the file's. See `settings.load`."""
+    return settings.load(ExperimentConfig, path, overrides, values=values, defaults={"name": path.stem})

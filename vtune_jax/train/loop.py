@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vtune_jax import settings
 from vtune_jax.core.types import LossSums
 from vtune_jax.data.mixture.on_host import adapted
 from vtune_jax.errors import UserError
@@ -38,9 +39,9 @@ class Interrupted(Exception):
 class LoopConfig:
     """How often a run is recorded and saved."""
 
-    log_every: int = 10  # steps between looks at the metrics; each step has its row all the same
-    checkpoint_every: int = 50  # steps
-    keep_checkpoints: int = 2  # newest kept
+    log_every: int = settings.bookkeeping(10)  # steps between looks at the metrics; each step has its row all the same
+    checkpoint_every: int = settings.bookkeeping(50)  # steps
+    keep_checkpoints: int = settings.bookkeeping(2)  # newest kept
 
     def __post_init__(self) -> None:
         for field in ("log_every", "checkpoint_every", "keep_checkpoints"):
