@@ -9,7 +9,7 @@ from typing import NamedTuple
 from vtune_jax import settings
 from vtune_jax.errors import UserError
 from vtune_jax.experiment.config import ExperimentConfig
-from vtune_jax.machine.files import read_json, write_json, write_text
+from vtune_jax.machine.files import read_json, write_json, write_whole
 from vtune_jax.stages.store import DONE, Finished, Store, is_locked, make_folder
 
 OWNER, CONFIG, STAGES, RESULTS, LATEST = "experiment.json", "config.toml", "stages.json", "results.json", "latest"
@@ -37,7 +37,7 @@ class RunFolder:
         self.run, self.path, self._store = path, path / configuration(config), store
         _claim(path, config.name)
         make_folder(self.path)
-        write_text(self.path / CONFIG, settings.dumps(config))
+        write_whole(self.path / CONFIG, settings.dumps(config))
         _lead_to(path / LATEST, self.path.name)
         self._stages: dict[str, str] = read_stages(self.path)
 
