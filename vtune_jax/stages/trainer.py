@@ -16,7 +16,7 @@ from vtune_jax.data.tokens.rows import Rows
 from vtune_jax.data.tokens.streams import Streams
 from vtune_jax.errors import UserError
 from vtune_jax.experiment.config import ExperimentConfig, MethodConfig
-from vtune_jax.machine.mesh import data_mesh
+from vtune_jax.machine.mesh import data_mesh, template
 from vtune_jax.models import Model, build
 from vtune_jax.train.checkpoint import Checkpoints, Facts, canonical
 from vtune_jax.train.device_engine import DeviceEngine, Scan, compile_scan
@@ -154,7 +154,7 @@ class Lab:
             UserError: they are missing or damaged.
         """
         checkpoints = Checkpoints(folder / "params")
-        found = checkpoints.restore(self.model.init(0), {})
+        found = checkpoints.restore(template(self.model.template(), None), {})
         checkpoints.close()
         if found is None:
             raise UserError(f"the finished stage {folder} has no usable parameters", "delete that folder and run again")
