@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array, PyTree
 
 
@@ -20,6 +20,17 @@ def data_mesh(batch: int) -> Mesh | None:
     if batch % len(devices):
         raise ValueError(f"batch must be a multiple of the {len(devices)} devices, got {batch}.")
     return Mesh(np.array(devices), ("data",))
+
+
+def everywhere(mesh: Mesh | None) -> Sharding:
+    """Where values lie that every device of the mesh holds whole; the one device where there is no mesh."""
+    return SingleDeviceSharding(jax.local_devices()[0]) if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def template(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Shapes, dtypes and placement of what `replicate` gives, for arrays or their shapes; nothing is computed."""
+    place = everywhere(mesh)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree)
 
 
 def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:

@@ -17,7 +17,7 @@ from vtune_jax.data.mixture.spec import Allocation, PlanSpec, fingerprint
 from vtune_jax.data.tokens.rows import Rows
 from vtune_jax.data.tokens.streams import Streams
 from vtune_jax.errors import UserError
-from vtune_jax.machine.mesh import data_mesh
+from vtune_jax.machine.mesh import data_mesh, template
 from vtune_jax.models import Model, ModelConfig, build
 from vtune_jax.rules.config import MethodConfig
 from vtune_jax.train.checkpoint import Checkpoints, Facts, canonical
@@ -168,7 +168,7 @@ class Trainer:
             UserError: they are missing or damaged.
         """
         checkpoints = Checkpoints(folder / "params")
-        found = checkpoints.restore(self.model.init(0), {})
+        found = checkpoints.restore(template(self.model.template(), None), {})
         checkpoints.close()
         if found is None:
             raise UserError(f"the finished stage {folder} has no usable parameters", "delete that folder and run again")

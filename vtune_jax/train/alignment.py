@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from vtune_jax.core.types import Alignment, Method, MixtureState
-from vtune_jax.models import Model
+from vtune_jax.models import Batch, Model
 from vtune_jax.train.heldout import Heldout
-from vtune_jax.train.loss import Batch, batch_nats
 from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import RunConstants
 
@@ -22,7 +21,7 @@ def batch_gradients(model: Model, params: PyTree, batch: Batch, domains: int) ->
     """
 
     def mean_loss(params: PyTree, chosen: Bool[Array, " rows"]) -> Float[Array, ""]:
-        nats, counted = batch_nats(model, params, batch)
+        nats, counted = model.losses(params, batch)
         counted = counted & chosen[:, None]
         return jnp.where(counted, nats, 0.0).sum() / jnp.maximum(counted.sum(), 1)
 
@@ -35,7 +34,7 @@ def heldout_gradients(model: Model, params: PyTree, heldout: Heldout) -> PyTree:
 
     @jax.checkpoint
     def row_loss(params: PyTree, row: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        nats, counted = batch_nats(model, params, {name: array[None] for name, array in row.items()})
+        nats, counted = model.losses(params, {name: array[None] for name, array in row.items()})
         return jnp.where(counted, nats, 0.0).sum(), counted.sum().astype(jnp.float32)
 
     def mean_loss(params: PyTree, rows: Batch) -> Float[Array, ""]:

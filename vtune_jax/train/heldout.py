@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from vtune_jax.core.types import LossSums
-from vtune_jax.models import Model
-from vtune_jax.train.loss import Batch, batch_nats
+from vtune_jax.models import Batch, Model
 
 Heldout = dict[str, Int[Array, "domains rows tokens"]]
 """Rows as a batch names them, equally many of each domain."""
@@ -29,7 +28,7 @@ def make_evaluate(model: Model, rows_at_once: int) -> Evaluate:
     """
 
     def row_sums(params: PyTree, rows: Batch) -> LossSums:
-        nats, counted = batch_nats(model, params, rows)
+        nats, counted = model.losses(params, rows)
         nats = jnp.where(counted, nats, 0.0)
         return LossSums(nats.sum(axis=1), counted.sum(axis=1, dtype=jnp.int32), (nats**2).sum(axis=1))
 

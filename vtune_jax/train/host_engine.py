@@ -15,8 +15,8 @@ from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
 from vtune_jax.machine.mesh import replicate
+from vtune_jax.models import Batch
 from vtune_jax.train.engine import MetricRows
-from vtune_jax.train.loss import Batch
 from vtune_jax.train.state import RunConstants, TrainState
 from vtune_jax.train.step import StepMetrics, TrainStep
 

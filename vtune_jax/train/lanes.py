@@ -21,7 +21,6 @@ from vtune_jax.errors import UserError
 from vtune_jax.machine.mesh import data_mesh, replicate
 from vtune_jax.models import Model
 from vtune_jax.train.checkpoint import Checkpoints, Facts
-from vtune_jax.train.loss import batch_nats
 from vtune_jax.train.optimizer import OptimizerConfig, descend
 
 
@@ -209,7 +208,7 @@ def _placed(batch: dict[str, np.ndarray], mesh: Any) -> dict[str, Any]:
 
 def _make_step(model: Model, optimizer: OptimizerConfig, transform: Any) -> Callable[..., Any]:
     def mean_nats(params: PyTree, batch: dict[str, Array]) -> Array:
-        nats, counted = batch_nats(model, params, batch)
+        nats, counted = model.losses(params, batch)
         return jnp.where(counted, nats, 0.0).sum() / counted.sum()
 
     def step(

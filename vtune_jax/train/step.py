@@ -14,10 +14,9 @@ from jaxtyping import Array, Float, PyTree
 from vtune_jax.core.losses import domain_sums, excess_sums
 from vtune_jax.core.needs import NEEDS
 from vtune_jax.core.types import ExcessSums, LossSums, Method, MixtureState
-from vtune_jax.models import Model
+from vtune_jax.models import Batch, Model
 from vtune_jax.train.alignment import make_align
 from vtune_jax.train.heldout import Evaluate
-from vtune_jax.train.loss import Batch, batch_nats
 from vtune_jax.train.optimizer import OptimizerConfig, descend
 from vtune_jax.train.state import RunConstants, TrainState
 from vtune_jax.train.update import update_mixture
@@ -71,7 +70,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, constants: RunConstants) -> tuple[TrainState, StepMetrics]:
         held = state.mixture
-        reference = batch_nats(model, constants.reference, batch)[0] if refers else None
+        reference = model.losses(constants.reference, batch)[0] if refers else None
         importance = held.weights / held.targets.prior if acts_on == "loss" else None
         (_, evidence), gradient = jax.value_and_grad(_batch_loss, argnums=1, has_aux=True)(
             model, state.params, batch, held.weights.shape[0], reference, importance
@@ -124,7 +123,7 @@ def _batch_loss(
     importance: Float[Array, " domains"] | None,
 ) -> tuple[Float[Array, ""], _Evidence]:
     """Mean loss per token, each weighted by the importance of its domain if given, and the sums per domain."""
-    nats, counted = batch_nats(model, params, batch)
+    nats, counted = model.losses(params, batch)
     domain = batch["domain"]
     excess = None if reference is None else excess_sums(nats, reference, counted, domain, domains)
     weight = counted.astype(nats.dtype) if importance is None else counted * importance[domain][:, None]
