@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from vtune_jax import settings
 from vtune_jax.core.scores import remaining_fraction
-from vtune_jax.machine.doctor import PACKAGES
 from vtune_jax.machine.files import read_json, write_json
 from vtune_jax.machine.json_lines import JsonLines
-from vtune_jax.machine.provenance import commit
+from vtune_jax.machine.provenance import Provenance
 from vtune_jax.report.results import ArmResult, Column, Results, TargetResult, column
 from vtune_jax.rules.config import Arm
 from vtune_jax.stages.target_losses import targets_from
@@ -114,14 +110,14 @@ def describe(arm: MethodConfig) -> str:
 
 def provenance(pipeline: Pipeline) -> dict[str, Any]:
     """What is needed to run it again: seed, commit, versions, machine, config."""
-    config = pipeline.config
+    config, here = pipeline.config, Provenance.here()
     return {
         "seed": config.seed,
-        "commit": commit(),
+        "commit": here.commit,
         "config_sha256": settings.digest(config),
         "command": f"vtune-jax run {pipeline.run_folder.path / 'config.toml'}",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "machine": f"{platform.machine()}, {jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": here.versions,
+        "machine": here.machine,
         "parameters": config.model.parameters(pipeline.prepared.vocab_size),
         "token_budget": config.train.steps * config.data.batch_tokens,
         "interval": config.mixture.interval,
