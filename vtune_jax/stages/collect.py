@@ -1,11 +1,8 @@
 """All results gathered for the report."""
 
 import dataclasses
-import platform
-from importlib.metadata import version
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,9 +11,8 @@ from vtune_jax.core.scores import remaining_fraction
 from vtune_jax.core.targets import make_targets
 from vtune_jax.core.types import Targets
 from vtune_jax.experiment.arms import Arm
-from vtune_jax.machine.doctor import PACKAGES
 from vtune_jax.machine.files import read_json
-from vtune_jax.machine.provenance import commit
+from vtune_jax.machine.provenance import Provenance
 from vtune_jax.report.results import ArmResult, Column, Results, TargetResult, column
 from vtune_jax.rules.config import MethodConfig
 from vtune_jax.stages.corpus import Corpus
@@ -129,14 +125,14 @@ def describe(arm: Arm) -> str:
 
 def provenance(session: Session, corpus: Corpus) -> dict[str, Any]:
     """What is needed to run it again: seed, commit, versions, machine, config."""
-    config = session.config
+    config, here = session.config, Provenance.here()
     return {
         "seed": config.seed,
-        "commit": commit(),
+        "commit": here.commit,
         "config_sha256": settings.digest(config),
         "command": f"vtune-jax run {session.run_folder.path / 'config.toml'}",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "machine": f"{platform.machine()}, {jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": here.versions,
+        "machine": here.machine,
         "parameters": config.model.parameters(corpus.prepared.vocab_size),
         "token_budget": config.train.steps * config.data.batch_tokens,
         "interval": config.mixture.interval,

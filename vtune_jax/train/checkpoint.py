@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree, UInt32
 
 from vtune_jax.errors import UserError, disk_is_full
+from vtune_jax.machine import hosts
 from vtune_jax.machine.files import read_json, write_json
 
 FORMAT = 1
@@ -111,7 +112,7 @@ class Checkpoints:
         A truncated file is so found by its length: its reader, which reads many files at once, would first fill the
         screen with the failures of the reads that it left pending.
         """
-        if jax.process_index() != 0:
+        if not hosts.leads():
             return
         for folder in self._folder.glob("step_[0-9]*"):
             record = folder / SIZES
