@@ -1,4 +1,4 @@
-"""Compiled programs, prepared corpora and base models are shared by all tests, by the commands they start and by all workers.
+"""Compiled programs, prepared corpora and base models are shared by all tests, workers and commands they start.
 
 Most of the suite's time is compiling.
 """

@@ -239,9 +239,7 @@ def _convert(hint: Any, value: Any, where: str, file: str) -> Any:
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 
-def _member(
-    members: tuple[Any, ...], value: Any, where: str, file: str, default: Any = dataclasses.MISSING
-) -> Any:
+def _member(members: tuple[Any, ...], value: Any, where: str, file: str, default: Any = dataclasses.MISSING) -> Any:
     """The class whose `name` literal the table gives; without a name, the default's."""
     by_name = {typing.get_args(typing.get_type_hints(member)["name"])[0]: member for member in members}
     if not isinstance(value, dict):

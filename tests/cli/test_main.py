@@ -77,7 +77,10 @@ def test_options_reach_the_pipeline(monkeypatch, tmp_path):
         raise Seen(config.corpus.skip_bad, options)
 
     monkeypatch.setattr("vtune_jax.stages.pipeline.Pipeline", pipeline)
-    path, options = write_experiment(tmp_path), ("--engine", "ray", "--allow-data-change", "--skip-bad", "--quiet", "--store", "s")
+    path, options = (
+        write_experiment(tmp_path),
+        ("--engine", "ray", "--allow-data-change", "--skip-bad", "--quiet", "--store", "s"),
+    )
     for given, expected in (
         ((), (False, {"store": None, "work_engine": "local", "allow_data_change": False})),
         (options, (True, {"store": Path("s"), "work_engine": "ray", "allow_data_change": True})),

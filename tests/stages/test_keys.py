@@ -17,8 +17,8 @@ from vtune_jax.stages.pipeline import Pipeline
 from vtune_jax.stages.store import Finished
 
 ARMS = """arms=[
-    {name="velocitune", floor=0.05}, {name="static"}, {name="doremi", proxy_share=0.5}, {name="skillit", learn_graph=true},
-    {name="olmix"}, {name="regmix"}, {name="static", label="strata", form="stratified", groups=["a", "b", "b"]},
+    {name="velocitune", floor=0.05}, {name="static"}, {name="doremi", proxy_share=0.5},
+    {name="skillit", learn_graph=true}, {name="olmix"}, {name="regmix"}, {name="static", label="strata", form="stratified", groups=["a", "b", "b"]},
 ]""".replace("\n", " ")
 
 SPECIAL = {
@@ -94,11 +94,14 @@ def leaves(value, prefix=""):
 
         yield name, held, marked, put, field
         if dataclasses.is_dataclass(held):
-            yield from ((path, old, inner or marked, lambda new, put=put, deeper=deeper: put(deeper(new)), kind)
-                        for path, old, inner, deeper, kind in leaves(held, f"{name}."))
+            yield from (
+                (path, old, inner or marked, lambda new, put=put, deeper=deeper: put(deeper(new)), kind)
+                for path, old, inner, deeper, kind in leaves(held, f"{name}.")
+            )
         elif isinstance(held, tuple) and held and dataclasses.is_dataclass(held[0]):
             for place, entry in enumerate(held):
                 for path, old, inner, deeper, kind in leaves(entry, f"{name}.{place}."):
+
                     def put_entry(new, *, place=place, deeper=deeper, put=put, held=held):
                         return put((*held[:place], deeper(new), *held[place + 1 :]))
 

@@ -245,7 +245,10 @@ def test_the_plan_counts_rows_epochs_steps_and_evaluations(finished, tmp_path):
 
 
 def test_a_uniform_and_a_given_prior(finished, tmp_path):
-    for override, expected in (("mixture.power=0.0", [1 / 3] * 3), ("mixture.weights=[0.2, 0.3, 0.5]", [0.2, 0.3, 0.5])):
+    for override, expected in (
+        ("mixture.power=0.0", [1 / 3] * 3),
+        ("mixture.weights=[0.2, 0.3, 0.5]", [0.2, 0.3, 0.5]),
+    ):
         np.testing.assert_allclose(pipeline(finished[0], tmp_path / "run", override).corpus().prior, expected)
 
 

@@ -51,7 +51,9 @@ def test_a_reference_model_is_trained_once_at_the_prior_and_differs_from_the_bas
     weights = [row["weights"] for row in reference.updates]
     np.testing.assert_allclose(weights, np.tile(pipeline.corpus().prior, (3, 1)), rtol=1e-5)
     base = pipeline.pretrain()
-    ours, theirs = (base.trainer.load_params(folder) for folder in (base.stage.folder, stage_of(pipeline, "reference model")))
+    ours, theirs = (
+        base.trainer.load_params(folder) for folder in (base.stage.folder, stage_of(pipeline, "reference model"))
+    )
     assert not np.array_equal(ours["embedding"], theirs["embedding"])
 
 
@@ -123,7 +125,10 @@ def test_too_little_text_for_the_repeats_asked_for_is_told_before_the_arm_trains
 @pytest.mark.parametrize(
     ("arm", "message"),
     [
-        ('{name="aioli"}', "arms.aioli: its first round takes 4 intervals of 5 steps; train.steps = 15 gives 3 intervals"),
+        (
+            '{name="aioli"}',
+            "arms.aioli: its first round takes 4 intervals of 5 steps; train.steps = 15 gives 3 intervals",
+        ),
         ('{name="aioli", proxy_share=0.5}', "its proxy of 15 steps gives 3 intervals"),
         ('{name="skillit", graph=[[1,0,0],[0,1,0],[0,0,1]], learn_graph=true}', "graph must not be given where"),
         (

@@ -9,8 +9,8 @@ from vtune_jax.cli import main as cli
 from vtune_jax.errors import UserError
 from vtune_jax.experiment import config
 from vtune_jax.machine.files import read_json
-from vtune_jax.stages.target_proxies import real_run, share_read
 from vtune_jax.stages.target_proxies import design as design_rounds
+from vtune_jax.stages.target_proxies import real_run, share_read
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from vtune_jax.errors import UserError, disk_is_full
 
 USER_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
+
 def main() -> int:
     """The console script: `invoke`, with what libraries' threads say of a reported failure left out."""
     sys.unraisablehook = _without_closed_loops

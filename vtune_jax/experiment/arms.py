@@ -20,7 +20,7 @@ class Arm:
 
     def __post_init__(self) -> None:
         assert_within(0.0, 1.0, proxy_share=self.proxy_share)
-        if not self.method.moves_weights and (self.acts_on != "sampling" or self.proxy_share):
+        if not self.method.moves and (self.acts_on != "sampling" or self.proxy_share):
             raise ValueError("acts_on and proxy_share must be left alone where the mixture does not move.")
 
     @property

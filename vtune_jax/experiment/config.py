@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from vtune_jax import settings
-from vtune_jax.core.needs import NEEDS
 from vtune_jax.core.targets import make_targets
 from vtune_jax.data.corpora.config import CorpusConfig
 from vtune_jax.data.mixture.config import DataConfig, MixtureConfig
@@ -141,8 +140,6 @@ class ExperimentConfig:
         return tuple(arm.label or arm.name for arm in self.arms)
 
 
-def load(
-    path: Path, overrides: tuple[str, ...] = (), *, values: Mapping[str, Any] | None = None
-) -> ExperimentConfig:
+def load(path: Path, overrides: tuple[str, ...] = (), *, values: Mapping[str, Any] | None = None) -> ExperimentConfig:
     """Reads an experiment from TOML; `name` defaults to the file's. See `settings.load`."""
     return settings.load(ExperimentConfig, path, overrides, values=values, defaults={"name": path.stem})

@@ -13,10 +13,10 @@ from vtune_jax.errors import UserError
 from vtune_jax.machine.files import read_json, write_json
 from vtune_jax.rules import Static
 from vtune_jax.stages.corpus import Corpus
+from vtune_jax.stages.run_folder import CONFIG, referenced_stage
 from vtune_jax.stages.session import Session, Tools
 from vtune_jax.stages.store import Finished
 from vtune_jax.stages.trainer import Recipe, Trainer, TrainingRun
-from vtune_jax.stages.run_folder import CONFIG, referenced_stage
 from vtune_jax.train.optimizer import OptimizerConfig
 
 ROLE = "base model"

@@ -48,7 +48,9 @@ def collect(
         domains=corpus.names,
         base=corpus.prepared.base_name,
         initial_base_loss=initial.base,
-        arms={arm.name: _arm(arm, arms[arm.name], initial, evaluation[arm.name], constants) for arm in session.config.arms},
+        arms={
+            arm.name: _arm(arm, arms[arm.name], initial, evaluation[arm.name], constants) for arm in session.config.arms
+        },
         targets=_target_result(session, initial, targets),
         corpus=read_json(corpus.stage.folder / "manifest.json"),
         run=provenance(session, corpus),
@@ -84,7 +86,10 @@ def _arm(arm: Arm, trained: TrainedArm, initial: HeldoutLosses, final: HeldoutLo
         values = np.array([np.nan if loss is None else loss for loss in losses])
         known = column(np.asarray(remaining_fraction(jnp.asarray(values, jnp.float32), constants, clamp=False)))
         # Without a target there is no way to it.
-        return [None if np.isnan(target) else value for value, target in zip(known, np.asarray(constants.target), strict=True)]
+        return [
+            None if np.isnan(target) else value
+            for value, target in zip(known, np.asarray(constants.target), strict=True)
+        ]
 
     first = {
         "step": 0,

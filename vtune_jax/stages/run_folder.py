@@ -1,4 +1,4 @@
-"""A run folder: what people look at. One folder per configuration, with its results and the stages that it refers to."""
+"""A run folder: what people look at. Each configuration has a folder in it, with its results and its stages' places."""
 
 import datetime
 import os

@@ -35,8 +35,8 @@ class Finished(NamedTuple):
 class Store:
     """A folder of stages, `NAME-DIGEST/` each.
 
-    A stage's inputs are one frozen value, and nothing else reaches its work: what changes the result is in the digest by
-    construction. Changing a config field therefore reruns what depends on it, and changing it back finds the old
+    A stage's inputs are one frozen value, and nothing else reaches its work, so that whatever changes the result counts
+    in the digest. Changing a config field therefore reruns what depends on it, and changing it back finds the old
     result. A stage that is worked on is locked; another process that wants it waits, and uses it.
     """
 

@@ -58,9 +58,7 @@ class Supply(NamedTuple):
     constants: dict[str, np.ndarray] = {}  # noqa: RUF012  (never changed)
 
 
-def supplied(
-    context: Context, arm: Arm, initial: HeldoutLosses, targets: TargetLosses | None
-) -> Moving:
+def supplied(context: Context, arm: Arm, initial: HeldoutLosses, targets: TargetLosses | None) -> Moving:
     """Everything that the arm needs, made by stages of its own where that takes training.
 
     Args:
@@ -89,7 +87,7 @@ def supplied(
     if targets is not None:
         stages["targets"] = targets.stage
     moving = Moving(
-        method=method if method.moves_weights else constant_method(method),
+        method=method if method.moves else constant_method(method),
         acts_on=arm.acts_on,
         mixture=tuple(mixture.tolist()),
         supplies={need: stage for need, stage in stages.items() if need not in ("reference", "proxies")},
@@ -128,7 +126,9 @@ def skill_graph(context: Context) -> Supply:
     """`A[i, j] = (L_j before - L_j after) / L_j before`, from one short run on domain i alone: `graph.json`."""
     steps = runs_of("graph", context.config)
     purpose = f"one run of {steps[0]} steps on each domain alone"
-    stage = context.session.stage("skill graph", "graph", ShortRunInputs(context.start, steps[0]), _graph, purpose=purpose)
+    stage = context.session.stage(
+        "skill graph", "graph", ShortRunInputs(context.start, steps[0]), _graph, purpose=purpose
+    )
     return Supply(stage, {"graph": np.array(read_json(stage.folder / GRAPH))})
 
 
@@ -156,7 +156,7 @@ MAKERS: dict[str, Callable[[Context], Supply]] = {
     "reference": reference_model,
     "proxies": random_mixture_runs,
 }
-"""What is made before an arm trains, by the name of the need; evidence is made by the trainer, targets by their stage."""
+"""What is made before an arm trains, by need. Evidence comes from the trainer, and targets from their stage."""
 
 
 def runs_of(need: str, config: ExperimentConfig) -> tuple[int, ...]:

@@ -91,9 +91,8 @@ def design(options: TargetsConfig, real: RealRun) -> list[Round]:
             rounds -= 1
         if budget < least:
             raise _too_small(budget, least / real.steps)
-    shares = [2.0**index / (2**rounds - 1) for index in range(rounds)]
-        warmup = real.optimizer.warmup_fraction
-        return [_single(share * budget, options.evaluations, price, warmup) for share in shares]
+        shares = [2.0**index / (2**rounds - 1) for index in range(rounds)]
+        return [_single(share * budget, options.evaluations, price, real.optimizer.warmup_fraction) for share in shares]
     return _ladders(budget, price, real.steps, in_rounds=bool(options.half_width))
 
 
@@ -141,7 +140,9 @@ def share_read(real: RealRun, rows: np.ndarray, prior: np.ndarray, longest: int)
     return longest * real.data.batch * prior / rows
 
 
-def measure_round(start: FromBase, options: TargetsConfig, folder: Path, tools: Tools, index: int, plan: Round) -> Measurement:
+def measure_round(
+    start: FromBase, options: TargetsConfig, folder: Path, tools: Tools, index: int, plan: Round
+) -> Measurement:
     """Trains and evaluates the proxies of a round, or reads what they gave."""
     file = folder / f"round-{index}.json"
     if not file.exists():

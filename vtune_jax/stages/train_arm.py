@@ -76,9 +76,7 @@ def train_arm(
 ) -> TrainedArm:
     """The arm of this label, trained for `train.steps` steps."""
     role = f"arm {label}"
-    inputs = ArmInputs(
-        start, session.config.train.steps, moving, streams.limits, streams.stop, label, names, streams
-    )
+    inputs = ArmInputs(start, session.config.train.steps, moving, streams.limits, streams.stop, label, names, streams)
     if session.allow_data_change:
         inputs = dataclasses.replace(inputs, takes_over=_newest_state(session, role))
     method = moving.method.name

@@ -34,7 +34,9 @@ class DataConfig:
     block_rows: int = 0  # neighbouring rows read together; 0: one of files, half a million tokens of ArrayRecord shards
     workers: int = settings.bookkeeping(0)  # that read ahead of the step; 0 reads in between, enough for local files
     worker_kind: Workers = settings.bookkeeping("threads")  # or "processes"
-    patience_seconds: float = settings.bookkeeping(30.0)  # to wait for token files that have vanished before the run saves and stops
+    patience_seconds: float = settings.bookkeeping(
+        30.0
+    )  # to wait for token files that have vanished before the run saves and stops
 
     def __post_init__(self) -> None:
         for field in ("sequence", "batch", "heldout_rows", "evaluate_rows_at_once"):
