@@ -1,7 +1,7 @@
 """How fast are the fits, against scipy's BFGS in the same process, round by round in turn?
 
     python -m experiments.fit_speed.measure            # appends to results.jsonl
-    python -m experiments.fit_speed.measure --write    # the table in BUILD.md, from the newest result
+    python -m experiments.fit_speed.measure --write    # the table in experiments/README.md, from the newest result
 
 Float64, one BLAS thread, medians of alternating rounds; compilation is reported apart. Both sides fit the same points
 by the same objective (Huber width 1e-3 on log losses); scipy gets the analytic gradient and data-scaled starts.
@@ -50,7 +50,7 @@ def main() -> None:
     text = table(result)
     print(text)
     if options.write:
-        replace_block(ROOT / "BUILD.md", "fit speed", text)
+        replace_block(ROOT / "experiments" / "README.md", "fit speed", text)
 
 
 def curves(domains: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

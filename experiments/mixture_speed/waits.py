@@ -1,7 +1,7 @@
 """How long a step waits for its batch right after new weights, and how much memory reading takes.
 
     python -m experiments.mixture_speed.waits            # appends to waits.jsonl
-    python -m experiments.mixture_speed.waits --write    # the tables in BUILD.md
+    python -m experiments.mixture_speed.waits --write    # the tables in experiments/README.md
 
 *Waits.* Batches of 32 rows of 512 tokens, a step of 5 ms between them, new weights every 20 steps: milliseconds that
 `next` takes on the first step under new weights, and on all others; medians and worst. Memory maps; and a store that
@@ -146,13 +146,13 @@ def write() -> None:
         for name, found in record["waits"].items()
     ]
     header = ["ms that a batch is waited for", "first under new weights", "worst", "others", "worst"]
-    replace_block(ROOT / "BUILD.md", "mixture waits", markdown(header, rows))
+    replace_block(ROOT / "experiments" / "README.md", "mixture waits", markdown(header, rows))
     held = record["memory"]
     text = (
         f"Reading {held['read']:,.0f} MB at random from four domains of {held['files'] / 4:,.0f} MB: resident memory "
         f"grows by at most {held['growth']:.0f} MB."
     )
-    replace_block(ROOT / "BUILD.md", "mixture memory", text)
+    replace_block(ROOT / "experiments" / "README.md", "mixture memory", text)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m experiments.step_time.measure                  # appends a line to results.jsonl
     python -m experiments.step_time.measure --return-freed   # the same without vtune_jax.machine.memory
-    python -m experiments.step_time.measure --write          # the table in BUILD.md, from results.jsonl
+    python -m experiments.step_time.measure --write          # the table in experiments/README.md, from results.jsonl
 
 Every round runs each loop once for `--steps` optimiser steps, in an order that rotates; a figure is the median over
 rounds, a ratio the median of the rounds' own ratios. The tokens are random: time does not depend on them.
@@ -200,7 +200,7 @@ def write() -> None:
         [purpose] + [f"{record['milliseconds'][name]:.2f} ({record['ratio'][name]:.3f})" for record in newest.values()]
         for name, purpose in LOOPS.items()
     ]
-    replace_block(ROOT / "BUILD.md", "step time", markdown(header, rows))
+    replace_block(ROOT / "experiments" / "README.md", "step time", markdown(header, rows))
 
 
 if __name__ == "__main__":
