@@ -10,8 +10,9 @@ from tests.report.made import made_results
 from vtune_jax.errors import UserError
 from vtune_jax.report.page import page, write_page
 from vtune_jax.report.picture import save_picture
-from vtune_jax.report.results import Results, table, verdict_sentence
+from vtune_jax.report.results import Results
 from vtune_jax.report.terminal import render_table
+from vtune_jax.report.words import table, verdict_sentence
 
 
 def test_results_come_back_from_their_file(tmp_path):
@@ -82,8 +83,8 @@ def test_missing_values_become_dashes(tmp_path):
     bounds = {"target": [None, 4.1], "lower": [None, 4.0], "upper": [None, None]}
     targets = dataclasses.replace(results.targets, **bounds, law=None, curve=None)
     results = dataclasses.replace(results, targets=targets)
-    results.arms["velocitune"].updates[2]["heldout_loss"][0] = None
-    results.arms["velocitune"].final["heldout_loss"][0] = None
+    results.arms["velocitune"].updates[2].heldout_loss[0] = None
+    results.arms["velocitune"].final.heldout_loss[0] = None
     assert table(results)[1][0][2:4] == ["–", "–"]
     assert "NaN" not in json.dumps(table(results))
     page(results)

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from vtune_jax.report.results import Results, table, verdict_sentence
+from vtune_jax.report.results import Results
+from vtune_jax.report.words import table, verdict_sentence
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,7 +13,19 @@ from vtune_jax.core.types import Targets
 from vtune_jax.experiment.arms import Arm
 from vtune_jax.machine.files import read_json
 from vtune_jax.machine.provenance import Provenance
-from vtune_jax.report.results import ArmResult, Column, Results, TargetResult, column
+from vtune_jax.machine.json_values import from_json
+from vtune_jax.report.results import (
+    ArmResult,
+    Column,
+    Final,
+    Points,
+    Results,
+    RunFacts,
+    StepRow,
+    TargetResult,
+    Update,
+    column,
+)
 from vtune_jax.rules.config import MethodConfig
 from vtune_jax.stages.corpus import Corpus
 from vtune_jax.stages.heldout_losses import HeldoutLosses
@@ -53,13 +65,13 @@ def collect(
         },
         targets=_target_result(session, initial, targets),
         corpus=read_json(corpus.stage.folder / "manifest.json"),
-        run=provenance(session, corpus),
+        run=run_facts(session, corpus),
     )
 
 
 def _target_result(session: Session, initial: HeldoutLosses, targets: TargetLosses | None) -> TargetResult:
     if targets is not None:
-        return TargetResult(**{field.name: targets.facts[field.name] for field in dataclasses.fields(TargetResult)})
+        return from_json(TargetResult, targets.facts)
     config, domains = session.config, len(initial.domains)
     nothing: Column = [None] * domains
     return TargetResult(
@@ -71,7 +83,7 @@ def _target_result(session: Session, initial: HeldoutLosses, targets: TargetLoss
         advice=[""] * domains,
         law=None,
         curve=None,
-        points={"tokens": [], "loss": []},
+        points=Points(tokens=[], loss=[]),
         target_tokens=config.train.steps * config.data.batch_tokens,
         proxy_tokens=0,
         level=config.targets.level,
@@ -105,15 +117,17 @@ def _arm(arm: Arm, trained: TrainedArm, initial: HeldoutLosses, final: HeldoutLo
     return ArmResult(
         name=arm.name,
         method=describe(arm),
-        updates=[{**row, "remaining": remaining(row["heldout_loss"])} for row in (first, *trained.updates)],
-        train=trained.steps,
-        final={
-            "heldout_loss": final.domains.tolist(),
-            "base_loss": final.base,
-            "remaining": left,
-            "smallest_progress": None if farthest is None else float(1 - farthest),
-            "average_loss": float(np.mean(final.domains)),
-        },
+        updates=[
+            from_json(Update, {**row, "remaining": remaining(row["heldout_loss"])}) for row in (first, *trained.updates)
+        ],
+        train=[from_json(StepRow, row) for row in trained.steps],
+        final=Final(
+            heldout_loss=final.domains.tolist(),
+            base_loss=final.base,
+            remaining=left,
+            smallest_progress=None if farthest is None else 1 - farthest,
+            average_loss=float(np.mean(final.domains)),
+        ),
     )
 
 
@@ -128,18 +142,18 @@ def describe(arm: Arm) -> str:
     return f"{arm.method.name}({', '.join(f'{key}={value}' for key, value in fields.items())})"
 
 
-def provenance(session: Session, corpus: Corpus) -> dict[str, Any]:
+def run_facts(session: Session, corpus: Corpus) -> RunFacts:
     """What is needed to run it again: seed, commit, versions, machine, config."""
     config, here = session.config, Provenance.here()
-    return {
-        "seed": config.seed,
-        "commit": here.commit,
-        "config_sha256": settings.digest(config),
-        "command": f"vtune-jax run {session.run_folder.path / 'config.toml'}",
-        "versions": here.versions,
-        "machine": here.machine,
-        "parameters": config.model.parameters(corpus.prepared.vocab_size),
-        "token_budget": config.train.steps * config.data.batch_tokens,
-        "interval": config.mixture.interval,
-        "prior": corpus.prior.tolist(),
-    }
+    return RunFacts(
+        seed=config.seed,
+        commit=here.commit,
+        config_sha256=settings.digest(config),
+        command=f"vtune-jax run {session.run_folder.path / 'config.toml'}",
+        versions=here.versions,
+        machine=here.machine,
+        parameters=config.model.parameters(corpus.prepared.vocab_size),
+        token_budget=config.train.steps * config.data.batch_tokens,
+        interval=config.mixture.interval,
+        prior=corpus.prior.tolist(),
+    )
