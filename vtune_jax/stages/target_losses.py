@@ -23,7 +23,7 @@ from vtune_jax.fits.sizes import SizeEstimate, SizeTarget, estimate_over_sizes
 from vtune_jax.machine.files import write_json
 from vtune_jax.stages.target_proxies import Measurement, design, joined, measure_round, share_read
 from vtune_jax.train.heldout import mean_loss
-from vtune_jax.train.optimizer import OptimizerConfig
+from vtune_jax.train.optimizer import OptimizerConfig, learning_rate
 
 if TYPE_CHECKING:
     from vtune_jax.experiment.config import ExperimentConfig
@@ -154,7 +154,7 @@ def _along_the_real_run(config: ExperimentConfig, estimate: TargetEstimate) -> d
 
 def schedule_areas(optimizer: OptimizerConfig, steps: int, decay: float) -> Areas:
     """S1 and S2 after each step of a run of this length, in multiples of the peak learning rate."""
-    rates = jax.vmap(lambda step: optimizer.learning_rate(step, jnp.int32(steps)))(jnp.arange(steps))
+    rates = jax.vmap(lambda step: learning_rate(optimizer.numbers(), step, jnp.int32(steps)))(jnp.arange(steps))
     return areas(np.asarray(rates, np.float64) / optimizer.peak_learning_rate, decay=decay)
 
 

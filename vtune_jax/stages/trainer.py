@@ -125,7 +125,7 @@ class Lab:
             allow_data_change=self._allow_data_change,
             loop=self.config.loop,
         )
-        state = start(params, optimizer.build(), method_config.build(), targets)
+        state = start(params, method_config.build(), targets)
         state = train(run, engine, state, tick=tick, warn=warn)
         keep = Checkpoints(folder / "params", keep=1)
         keep.save(steps, state.params, {})
