@@ -4,8 +4,6 @@ It loads nothing of the trainer, and keeps what it compiles, so that a second ca
 """
 
 import json
-import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,21 +39,6 @@ class Answer(NamedTuple):
 
     facts: dict[str, Any]
     picture: Path | None
-
-
-def keep_compiled() -> None:
-    """Tells JAX to keep compiled programs in the user's cache folder, unless he has chosen one."""
-    import jax
-
-    if jax.config.values["jax_compilation_cache_dir"] is not None:
-        return
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vtune_jax"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # A full disk, or an entry that a killed process left half written, costs a compilation and no word. jax could lock
-    # and bound the folder, but then an entry without its time of use, left by a kill, would end all writing.
-    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
 
 
 def answer(request: Request) -> Answer:

@@ -172,8 +172,9 @@ def _add_fit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 def _fit(options: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from vtune_jax.cli import fit as fitting
+    from vtune_jax.machine.compiled import keep_compiled
 
-    fitting.keep_compiled()
+    keep_compiled()
     if not options.points.name:
         raise UserError(f"{options.points} is no file", "give the path of a CSV file")
     picture = None if options.no_plot else options.plot or options.points.with_suffix(".png")

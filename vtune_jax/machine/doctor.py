@@ -7,18 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-PACKAGES = (
-    "vtune-jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "numpy",
-    "scipy",
-    "tokenizers",
-)
+from vtune_jax.machine.provenance import PACKAGES
 
 
 class Check(NamedTuple):

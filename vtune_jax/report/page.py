@@ -1,10 +1,10 @@
 """The report as one HTML file that opens offline."""
 
-import os
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from vtune_jax.machine.files import write_whole
 from vtune_jax.report.results import Results, number, table, verdict_sentence
 
 _STYLE = """
@@ -35,9 +35,7 @@ footer dd { margin: 0 0 3px 160px; overflow-wrap: anywhere; }
 
 def write_page(results: Results, path: Path) -> None:
     """Writes the report; figures are interactive, their library is part of the file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page(results), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, page(results))
 
 
 def page(results: Results) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vtune_jax.machine.files import written_whole
 from vtune_jax.report.results import Results
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def save_picture(results: Results, path: Path) -> None:
     for axes in (weights, remaining, difference):
         axes.spines[["top", "right"]].set_visible(False)
         axes.title.set_fontsize(11)
-    figure.savefig(path)
+    with written_whole(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."))
 
 
 def _differences(results: Results, axes: "Axes") -> None:

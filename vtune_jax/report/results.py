@@ -1,18 +1,23 @@
 """The results of an experiment as one value and one JSON file, which the report is made from."""
 
 import dataclasses
-import json
-import os
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vtune_jax.errors import UserError
+from vtune_jax.machine.files import as_json, read_json, write_whole
 
 SCHEMA_VERSION = 2
 Column = list[float | None]
 """One number per domain; None where there is none."""
+
+
+def column(values: Iterable[float]) -> Column:
+    """Numbers of the domains, with None for NaN and infinities."""
+    return [float(value) if math.isfinite(value) else None for value in values]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,10 +68,7 @@ class Results:
 
     def save(self, path: Path) -> None:
         """Writes JSON, whole or not at all."""
-        temporary = path.with_name(path.name + ".tmp")
-        content = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
-        temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, as_json({"schema_version": SCHEMA_VERSION, **vars(self)}))
 
     @classmethod
     def load(cls, path: Path) -> "Results":
@@ -76,7 +78,7 @@ class Results:
             UserError: the file is missing, is no results file, or has another schema.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             found = content.pop("schema_version", None)
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise UserError(

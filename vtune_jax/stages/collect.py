@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from vtune_jax import settings
 from vtune_jax.core.scores import remaining_fraction
-from vtune_jax.machine.doctor import PACKAGES
 from vtune_jax.machine.files import read_json, write_json
-from vtune_jax.machine.json_lines import JsonLines, plain
-from vtune_jax.machine.provenance import commit
-from vtune_jax.report.results import ArmResult, Results, TargetResult
+from vtune_jax.machine.json_lines import JsonLines
+from vtune_jax.machine.provenance import Provenance
+from vtune_jax.report.results import ArmResult, Column, Results, TargetResult, column
 from vtune_jax.rules.config import Arm
 from vtune_jax.stages.target_losses import targets_from
 from vtune_jax.train.heldout import mean_loss
@@ -71,9 +67,9 @@ def _arm(
     start = read_json(folder / "start.json")
     domains = len(pipeline.prepared.names)
 
-    def remaining(losses: list[float | None]) -> list[float | None]:
+    def remaining(losses: Column) -> Column:
         values = np.array([np.nan if loss is None else loss for loss in losses])
-        return plain(np.asarray(remaining_fraction(jnp.asarray(values, jnp.float32), constants, clamp=False)))
+        return column(np.asarray(remaining_fraction(jnp.asarray(values, jnp.float32), constants, clamp=False)))
 
     first = {
         "step": 0,
@@ -94,7 +90,7 @@ def _arm(
         train=list(JsonLines(folder / "steps.jsonl").rows()),
         final={
             **final,
-            "remaining": plain(left),
+            "remaining": column(left),
             "smallest_progress": float(1 - left.max()),
             "average_loss": float(np.mean(final["heldout_loss"])),
         },
@@ -114,14 +110,14 @@ def describe(arm: MethodConfig) -> str:
 
 def provenance(pipeline: Pipeline) -> dict[str, Any]:
     """What is needed to run it again: seed, commit, versions, machine, config."""
-    config = pipeline.config
+    config, here = pipeline.config, Provenance.here()
     return {
         "seed": config.seed,
-        "commit": commit(),
+        "commit": here.commit,
         "config_sha256": settings.digest(config),
         "command": f"vtune-jax run {pipeline.run_folder.path / 'config.toml'}",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "machine": f"{platform.machine()}, {jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": here.versions,
+        "machine": here.machine,
         "parameters": config.model.parameters(pipeline.prepared.vocab_size),
         "token_budget": config.train.steps * config.data.batch_tokens,
         "interval": config.mixture.interval,

@@ -22,7 +22,7 @@ from vtune_jax.data.tokens.prepared import PreparedCorpus
 from vtune_jax.data.tokens.streams import Streams, heldout_rows
 from vtune_jax.errors import UserError
 from vtune_jax.experiment.config import ExperimentConfig, MethodConfig
-from vtune_jax.machine.files import read_json, write_json, write_text
+from vtune_jax.machine.files import read_json, write_json, write_whole
 from vtune_jax.machine.progress import Progress
 from vtune_jax.machine.work import WorkEngine
 from vtune_jax.report.page import write_page
@@ -68,7 +68,7 @@ class Pipeline:
         self.progress = progress
         self.work_engine: WorkEngine = work_engine
         self.run_folder = RunFolder(folder, config.name)
-        write_text(folder / "config.toml", settings.dumps(config))
+        write_whole(folder / "config.toml", settings.dumps(config))
 
     @cached_property
     def prepare(self) -> Stage:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtune_jax.errors import UserError
-from vtune_jax.machine.files import read_json, write_json
+from vtune_jax.machine.files import read_json, sha256, write_json, write_whole
 
 STAGE_VERSION = 1
 """Part of every stage's key; raised when the meaning of a stage's files changes."""
@@ -44,7 +44,7 @@ class RunFolder:
         self._hashes: dict[str, list[Any]] | None = None
         owner = folder / "experiment.json"
         if owner.exists():
-            other = json.loads(owner.read_text(encoding="utf-8"))["name"]
+            other = read_json(owner)["name"]
             if other != name:
                 raise UserError(
                     f"the run folder {folder} belongs to the experiment '{other}', this config is '{name}'",
@@ -90,8 +90,7 @@ class RunFolder:
         stamp = [stat.st_size, stat.st_mtime_ns]
         found = self._hashes.get(str(path.absolute()))
         if found is None or found[:2] != stamp:
-            with path.open("rb") as file:
-                found = [*stamp, hashlib.file_digest(file, "sha256").hexdigest()]
+            found = [*stamp, sha256(path)]
             self._hashes[str(path.absolute())] = found
             write_json(known_file, self._hashes)
         return found[2]
@@ -111,7 +110,7 @@ class RunFolder:
         done = folder / "done.json"
         if not done.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "key.json").write_text(text + "\n", encoding="utf-8")
+            write_whole(folder / "key.json", text + "\n")
             work(folder)
             write_json(done, {"digest": digest})
         return Stage(folder, digest)

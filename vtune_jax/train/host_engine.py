@@ -14,6 +14,7 @@ from vtune_jax.data.mixture.plan import available
 from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
+from vtune_jax.machine import hosts
 from vtune_jax.machine.mesh import replicate
 from vtune_jax.models import Batch
 from vtune_jax.train.engine import MetricRows
@@ -78,7 +79,7 @@ class HostEngine:
             quota=mixture.quota,
             interval=self._interval,
             lag=self._lag,
-            shard=(jax.process_index(), jax.process_count()),
+            shard=hosts.shard(),
             **self._workers,
         )
         self._iterator.seek(self._step, mixture.cursor, mixture.quota, pending=mixture.pending)

@@ -15,6 +15,7 @@ import numpy as np
 from vtune_jax.core.types import LossSums
 from vtune_jax.data.mixture.on_host import adapted
 from vtune_jax.errors import UserError
+from vtune_jax.machine import hosts
 from vtune_jax.machine.json_lines import JsonLines
 from vtune_jax.train.checkpoint import Checkpoints, Facts
 from vtune_jax.train.engine import Engine, MetricRows
@@ -92,7 +93,7 @@ def train(
             checkpoint is the last good state.
     """
     # All processes compute the same metrics; the first writes them.
-    folder = run.folder if jax.process_index() == 0 else None
+    folder = run.folder if hosts.leads() else None
     steps_file, updates_file = (JsonLines(folder and folder / name) for name in ("steps.jsonl", "updates.jsonl"))
     checkpoints = Checkpoints(run.folder / "checkpoints", keep=run.loop.keep_checkpoints, warn=warn)
     try:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from vtune_jax.data.corpora import embedded
 from vtune_jax.data.corpora.config import EMBEDDED, CorpusConfig, DomainConfig
 from vtune_jax.data.corpora.documents import Reader, Span, files_of, spans
-from vtune_jax.machine.files import write_whole
+from vtune_jax.machine.files import read_json, replacing, write_json, write_whole, written_whole
 from vtune_jax.machine.work import WorkEngine, do_all
 
 DROPPED, TRAIN, HELDOUT = 0, 1, 2
@@ -58,7 +59,7 @@ class Job:
         if not (file.exists() and file.read_text(encoding="utf-8") == key):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            file.write_text(key, encoding="utf-8")
+            write_whole(file, key)
 
     def run(self, title: str, function: Callable[["Task"], Any]) -> list[Any]:
         """One step for all parts; what is done is read back."""
@@ -68,7 +69,7 @@ class Job:
         for index, part in enumerate(self.parts):
             note = self.file(index, f"{title}.json")
             if note.exists():
-                results[index] = json.loads(note.read_text(encoding="utf-8"))
+                results[index] = read_json(note)
                 self.advance(title, part.bytes, total)
             else:
                 open_parts.append(index)
@@ -76,7 +77,7 @@ class Job:
         for number, result in do_all(function, tasks, engine=self.engine, workers=self.workers):
             index = open_parts[number]
             results[index] = result
-            write_whole(self.file(index, f"{title}.json"), json.dumps(result).encode())
+            write_json(self.file(index, f"{title}.json"), result)
             self.advance(title, self.parts[index].bytes, total)
         return results
 
@@ -155,8 +156,7 @@ def documents(part: Part, reader: Reader | None = None, filtered: list[int] | No
 def scan(task: Task) -> list[int]:
     """Hash and length of each document of a part, to a file."""
     reader, filtered = _reader(task.part), list[int]()
-    temporary = Path(task.prefix + "scan.tmp")
-    with temporary.open("wb") as out:
+    with written_whole(Path(task.prefix + "scan")) as out:
         held = []
         for text in documents(task.part, reader, filtered):
             content = text.encode()
@@ -166,15 +166,36 @@ def scan(task: Task) -> list[int]:
                 np.array(held, _SCANNED).tofile(out)
                 held = []
         np.array(held, _SCANNED).tofile(out)
-    os.replace(temporary, task.prefix + "scan")
     return [reader.skipped, len(filtered)]
 
 
 def choose(job: Job, config: CorpusConfig) -> list[np.ndarray]:
     """Writes the side of each document of each part; returns documents and bytes kept per side, and duplicates."""
     scanned = [_mapped(job.file(index, "scan"), _SCANNED) for index in range(len(job.parts))]
-    files = [job.file(index, "sides") for index in range(len(job.parts))]
-    sides = [_blank(file.with_name(file.name + ".tmp"), len(part)) for file, part in zip(files, scanned, strict=True)]
+    with ExitStack() as stack:
+        files = [stack.enter_context(replacing(job.file(index, "sides"))) for index in range(len(job.parts))]
+        sides = [_blank(file, len(part)) for file, part in zip(files, scanned, strict=True)]
+        _choose_sides(job.parts, scanned, sides, config.heldout_fraction)
+        for side in sides:
+            if isinstance(side, np.memmap):
+                side.flush()
+    return [
+        np.array(
+            [
+                (side == TRAIN).sum(),
+                (side == HELDOUT).sum(),
+                (side == DROPPED).sum(),
+                scan["bytes"][side == TRAIN].sum(dtype=np.int64),
+            ]
+        )
+        for side, scan in zip(sides, scanned, strict=True)
+    ]
+
+
+def _choose_sides(
+    parts: list[Part], scanned: list[np.ndarray], sides: list[np.ndarray], heldout_fraction: float
+) -> None:
+    """Fills `sides`, which begin as zeros."""
     documents = sum(map(len, scanned))
     slices = max(1, -(-documents // _HASHES_AT_ONCE))
     for number in range(slices):
@@ -191,32 +212,15 @@ def choose(job: Job, config: CorpusConfig) -> list[np.ndarray]:
         kept = np.zeros(len(order), bool)
         kept[order[first]] = True
         ends = np.cumsum([len(place) for place in places])
-        for part, place, mine, scan, side in zip(
-            job.parts, places, np.split(kept, ends[:-1]), scanned, sides, strict=True
-        ):
+        for part, place, mine, scan, side in zip(parts, places, np.split(kept, ends[:-1]), scanned, sides, strict=True):
             if part.given_heldout:
                 chosen = np.full(len(place), HELDOUT, np.uint8)
             elif part.domain.heldout:
                 chosen = np.full(len(place), TRAIN, np.uint8)
             else:
-                bound = np.uint64(min(int(config.heldout_fraction * 2**64), 2**64 - 1))
+                bound = np.uint64(min(int(heldout_fraction * 2**64), 2**64 - 1))
                 chosen = np.where(scan["high"][place] < bound, HELDOUT, TRAIN).astype(np.uint8)
             side[place] = np.where(mine, chosen, DROPPED)
-    for file, side in zip(files, sides, strict=True):
-        if isinstance(side, np.memmap):
-            side.flush()
-        os.replace(file.with_name(file.name + ".tmp"), file)
-    return [
-        np.array(
-            [
-                (side == TRAIN).sum(),
-                (side == HELDOUT).sum(),
-                (side == DROPPED).sum(),
-                scan["bytes"][side == TRAIN].sum(dtype=np.int64),
-            ]
-        )
-        for side, scan in zip(sides, scanned, strict=True)
-    ]
 
 
 def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:

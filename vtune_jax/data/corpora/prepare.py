@@ -12,13 +12,12 @@ documents only, so the bytes are the same however many workers there are.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -43,9 +42,9 @@ from vtune_jax.data.corpora.parts import (
 from vtune_jax.data.corpora.tokenizer import END_OF_TEXT, dtype_of, encode, load_tokenizer, train_tokenizer
 from vtune_jax.data.tokens.array_record import RECORD_TOKENS, write_records
 from vtune_jax.data.tokens.mapped import checksums
-from vtune_jax.data.tokens.prepared import SCHEMA_VERSION, write_manifest
+from vtune_jax.data.tokens.prepared import SCHEMA_VERSION
 from vtune_jax.errors import UserError
-from vtune_jax.machine.files import sha256, write_whole
+from vtune_jax.machine.files import replacing, sha256, write_json, write_whole, written_whole
 from vtune_jax.machine.work import WorkEngine
 
 SIDES = ("train", "heldout")
@@ -102,14 +101,13 @@ def prepare(
         tokenizer = train_tokenizer(
             _mixed(job, config, sizes, weights, config.tokenizer.train_bytes), config.tokenizer.vocab_size
         )
-    temporary = tokenizer_file.with_suffix(".tmp")
-    tokenizer.save(str(temporary))
-    os.replace(temporary, tokenizer_file)
+    with replacing(tokenizer_file) as temporary:
+        tokenizer.save(str(temporary))
 
     tokenised = job.run("tokenising", partial(_tokenise, str(tokenizer_file)))
     dtype = dtype_of(tokenizer.get_vocab_size())
     with ExitStack() as stack:
-        joined = {side: stack.enter_context(_Joined(folder / f"{side}.bin", dtype)) for side in SIDES}
+        joined = {side: stack.enter_context(_joined(folder / f"{side}.bin", dtype)) for side in SIDES}
         entries = _entries(domains, config, job, joined, counts, tokenised, tokenizer)
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -120,7 +118,8 @@ def prepare(
         "files": {file.path.name: file.tokens for file in joined.values()},
         "domains": entries,
     }
-    write_manifest(folder, manifest)
+    # Last: a folder with a manifest is a finished one.
+    write_json(folder / "manifest.json", manifest)
     shutil.rmtree(job.folder)
 
 
@@ -169,13 +168,8 @@ def _tokenise(tokenizer_file: str, task: Task) -> dict[str, dict[str, int]]:
     """A part's kept documents as tokens, one file per side."""
     tokenizer = load_tokenizer(Path(tokenizer_file))
     sides = np.fromfile(task.prefix + "sides", np.uint8)
-    counts = {}
-    outs = {side: Path(f"{task.prefix}{side}.tmp") for side in SIDES}
-    with outs["train"].open("wb") as train, outs["heldout"].open("wb") as heldout:
-        texts = documents(task.part)
-        counts = encode(texts, sides.tolist(), {TRAIN: train, HELDOUT: heldout}, tokenizer)
-    for side, temporary in outs.items():
-        os.replace(temporary, f"{task.prefix}{side}")
+    with written_whole(Path(f"{task.prefix}train")) as train, written_whole(Path(f"{task.prefix}heldout")) as heldout:
+        counts = encode(documents(task.part), sides.tolist(), {TRAIN: train, HELDOUT: heldout}, tokenizer)
     return {side: counts[code] for side, code in zip(SIDES, (TRAIN, HELDOUT), strict=True)}
 
 
@@ -209,10 +203,9 @@ def _entries(
 class _Joined:
     """One side's tokens of all domains, one after another."""
 
-    def __init__(self, path: Path, dtype: np.dtype) -> None:
+    def __init__(self, path: Path, dtype: np.dtype, out: BinaryIO) -> None:
         self.path, self.dtype, self.tokens = path, dtype, 0
-        self._temporary = path.with_name(path.name + ".tmp")
-        self._out = self._temporary.open("wb")
+        self._out = out
 
     def append(self, files: list[Path]) -> dict[str, Any]:
         """Writes a domain's parts; returns where they are and their hash."""
@@ -223,16 +216,15 @@ class _Joined:
             self.tokens += len(content) // self.dtype.itemsize
         return {"file": self.path.name, "first": first, "sha256": digest.hexdigest()}
 
-    def __enter__(self) -> "_Joined":
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._out.close()
-        if kind is not None:
-            return
-        os.replace(self._temporary, self.path)
-        array = np.memmap(self.path, self.dtype, "r") if self.tokens else np.zeros(0, self.dtype)
-        write_whole(self.path.with_suffix(".crc32"), checksums(array).tobytes())
+@contextmanager
+def _joined(path: Path, dtype: np.dtype) -> Iterator[_Joined]:
+    """A side to be filled; its file and its checksums are there when the block ends."""
+    with written_whole(path) as out:
+        joined = _Joined(path, dtype, out)
+        yield joined
+    array = np.memmap(path, dtype, "r") if joined.tokens else np.zeros(0, dtype)
+    write_whole(path.with_suffix(".crc32"), checksums(array).tobytes())
 
 
 def _join(
@@ -261,9 +253,8 @@ def _shards(folder: Path, stem: str, files: list[Path], dtype: np.dtype, shard_t
 
     def flush(tokens: np.ndarray) -> None:
         file = f"{stem}-{len(shards):05d}.array_record"
-        temporary = str(folder / f"{file}.tmp")
-        write_records(temporary, [tokens], dtype)
-        os.replace(temporary, folder / file)
+        with replacing(folder / file) as temporary:
+            write_records(str(temporary), [tokens], dtype)
         shards.append({"file": file, "tokens": len(tokens)})
 
     held, digest = np.zeros(0, dtype), hashlib.sha256()

@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import numpy as np
 from vtune_jax.data.tokens.array_record import RecordTokens
 from vtune_jax.data.tokens.mapped import MappedTokens, TokenMap
 from vtune_jax.errors import UserError
-from vtune_jax.machine.files import sha256
+from vtune_jax.machine.files import read_json, sha256
 
 SCHEMA_VERSION = 2
 """Of the prepared folder."""
@@ -52,7 +50,7 @@ class PreparedCorpus:
         path = folder / "manifest.json"
         if not path.is_file():
             raise UserError(f"{folder} holds no prepared corpus", "run `vtune-jax prepare` first")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         if manifest.get("schema_version") != SCHEMA_VERSION:
             raise UserError(f"{folder} was prepared by another version", "delete that folder and prepare again")
         fix = "delete that folder and prepare again"
@@ -146,10 +144,3 @@ class PreparedCorpus:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Writes it last, and whole: a folder with a manifest is a finished one."""
-    temporary = folder / "manifest.json.tmp"
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "manifest.json")
