@@ -71,7 +71,7 @@ def targets():
 
 
 def state(method=METHOD):
-    return start(model().init(0), OPTIMIZER.build(), method.build(), targets())
+    return start(model().init(0), method.build(), targets())
 
 
 def engine(kind="host", method=METHOD, steps=STEPS, **options):

@@ -22,7 +22,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.tables import ROOT, markdown, replace_block
 from vtune_jax.core.losses import token_nats
@@ -35,7 +34,7 @@ from vtune_jax.models import DecoderConfig, build
 from vtune_jax.rules import Static, Velocitune
 from vtune_jax.train.heldout import Heldout, make_evaluate
 from vtune_jax.train.host_engine import HostEngine, compile_step
-from vtune_jax.train.optimizer import OptimizerConfig
+from vtune_jax.train.optimizer import OptimizerConfig, descend, fresh_memory
 from vtune_jax.train.state import RunConstants, start
 from vtune_jax.train.step import make_train_step
 
@@ -129,7 +128,7 @@ def make_loop(name: str, setting: Setting) -> Callable[[int], None]:
     model = build(setting.model, setting.vocabulary)
     params, optimizer = model.init(0), OptimizerConfig()
     if name == "bare":
-        return bare_loop(setting, stores, model, params, optimizer)
+        return bare_loop(setting, stores, model, params, optimizer.numbers())
     method = Static() if name == "static" else Velocitune(floor=0.01)
     evaluate = make_evaluate(model, 32) if name == "evaluated" else known_losses
     read = [store.read(np.arange(setting.heldout_rows, dtype=np.uint32))["tokens"] for store in stores]
@@ -139,7 +138,7 @@ def make_loop(name: str, setting: Setting) -> Callable[[int], None]:
     engine = HostEngine(compile_step(train_step), spec, stores, constants, interval=setting.interval)
     ones = np.ones(setting.domains)
     targets = make_targets(9 * ones, np.linspace(1, 5, setting.domains), 0.1 * ones, ones / setting.domains)
-    state = engine.start(start(params, optimizer.build(), method.build(), targets))
+    state = engine.start(start(params, method.build(), targets))
 
     def loop(steps: int) -> None:
         nonlocal state
@@ -157,9 +156,8 @@ def known_losses(params: object, heldout: Heldout) -> LossSums:
     return LossSums(nats=losses * tokens, tokens=tokens, squares=losses**2 * tokens)
 
 
-def bare_loop(setting, stores, model, params, optimizer):
+def bare_loop(setting, stores, model, params, numbers):
     """What one would write without any mixture: one shuffled pool of rows, a jitted optax step."""
-    transform = optimizer.build()
     pool = np.concatenate([store.read(np.arange(len(store), dtype=np.uint32))["tokens"] for store in stores])
     rng = np.random.default_rng(1)
 
@@ -169,11 +167,10 @@ def bare_loop(setting, stores, model, params, optimizer):
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(params, moments, count, tokens):
         loss, gradient = jax.value_and_grad(loss_of)(params, jnp.asarray(tokens, jnp.int32))
-        rate = optimizer.learning_rate(count, jnp.int32(100_000))
-        direction, moments = transform.update(gradient, moments, params)
-        return optax.apply_updates(params, optax.tree.scale(rate, direction)), moments, count + 1, loss
+        params, moments, _ = descend(numbers, gradient, params, moments, count, jnp.int32(100_000))
+        return params, moments, count + 1, loss
 
-    state = jax.device_put((params, transform.init(params), jnp.int32(0)), jax.devices()[0])
+    state = jax.device_put((params, fresh_memory(params), jnp.int32(0)), jax.devices()[0])
 
     def loop(steps: int) -> None:
         nonlocal state

@@ -12,6 +12,7 @@ from vtune_jax.core.losses import token_nats
 from vtune_jax.core.types import Method
 from vtune_jax.train.alignment import align, batch_gradients, heldout_gradients, latest
 from vtune_jax.train.heldout import make_evaluate
+from vtune_jax.train.optimizer import learning_rate
 from vtune_jax.train.state import start
 from vtune_jax.train.step import make_train_step
 
@@ -24,7 +25,7 @@ def step_of(method, interval=100, **options):
 
 
 def started(method):
-    return start(tiny.model().init(0), tiny.OPTIMIZER.build(), method, tiny.targets())
+    return start(tiny.model().init(0), method, tiny.targets())
 
 
 def row_nats(params, tokens):
@@ -123,7 +124,7 @@ def test_the_method_is_given_the_alignment_at_the_new_parameters(towards):
     jax.effects_barrier()
     train, _ = batch_gradients(tiny.model(), state.params, batch(2), tiny.DOMAINS)
     target = train if towards == "train" else heldout_gradients(tiny.model(), state.params, tiny.heldout())
-    expected = align(train, target, tiny.OPTIMIZER.learning_rate(jnp.int32(1), jnp.int32(tiny.STEPS)))
+    expected = align(train, target, learning_rate(tiny.OPTIMIZER.numbers(), jnp.int32(1), jnp.int32(tiny.STEPS)))
     for found, wanted in zip(given[0], expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=RTOL, atol=1e-5)
 

@@ -53,7 +53,7 @@ def trained(folder, config, steps, *, params, prior, reference=None, acts_on="sa
     target = np.array([initial[0], 0.3, initial[2]])
     sizes = np.array([len(store) * LENGTH for store in stores()])
     constants = {"sizes": sizes, "budget": np.array(steps * BATCH * LENGTH), "graph": np.eye(3)}
-    state = start(params, tiny.OPTIMIZER.build(), method, make_targets(initial, target, 0 * initial, prior, constants))
+    state = start(params, method, make_targets(initial, target, 0 * initial, prior, constants))
     step = make_train_step(
         tiny.model(), tiny.OPTIMIZER, method, make_evaluate(tiny.model(), 8), interval=INTERVAL, acts_on=acts_on
     )

@@ -11,7 +11,7 @@ from vtune_jax.core.types import TokenCount
 from vtune_jax.data.mixture.spec import start_cursor
 from vtune_jax.rules import Static
 from vtune_jax.train.heldout import make_evaluate, mean_loss
-from vtune_jax.train.optimizer import OptimizerConfig
+from vtune_jax.train.optimizer import OptimizerConfig, learning_rate
 from vtune_jax.train.step import make_train_step
 from vtune_jax.train.update import among
 
@@ -175,7 +175,7 @@ def test_a_lag_outside_the_interval_is_refused(lag):
 )
 def test_the_schedule_warms_up_and_decays_over_the_runs_own_length(step, rate):
     config = OptimizerConfig(peak_learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.1)
-    np.testing.assert_allclose(config.learning_rate(jnp.asarray(step), jnp.asarray(40)), rate, rtol=1e-5)
+    np.testing.assert_allclose(learning_rate(config.numbers(), jnp.asarray(step), jnp.asarray(40)), rate, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

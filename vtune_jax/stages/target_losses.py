@@ -34,7 +34,7 @@ from vtune_jax.stages.target_proxies import (
     real_run,
     share_read,
 )
-from vtune_jax.train.optimizer import OptimizerConfig
+from vtune_jax.train.optimizer import OptimizerConfig, learning_rate
 
 FILE = "targets.json"
 
@@ -221,7 +221,7 @@ def _along_the_real_run(options: TargetsConfig, real: RealRun, estimate: TargetE
 
 def schedule_areas(optimizer: OptimizerConfig, steps: int, decay: float) -> Areas:
     """S1 and S2 after each step of a run of this length, in multiples of the peak learning rate."""
-    rates = jax.vmap(lambda step: optimizer.learning_rate(step, jnp.int32(steps)))(jnp.arange(steps))
+    rates = jax.vmap(lambda step: learning_rate(optimizer.numbers(), step, jnp.int32(steps)))(jnp.arange(steps))
     return areas(np.asarray(rates, np.float64) / optimizer.peak_learning_rate, decay=decay)
 
 

@@ -139,7 +139,7 @@ class Trainer:
             allow_data_change=allow_data_change,
             loop=recipe.loop,
         )
-        state = start(params, run.optimizer.build(), run.method.build(), targets)
+        state = start(params, run.method.build(), targets)
         state = train(on_disk, engine, state, tick=tick, warn=self._warn)
         keep = Checkpoints(folder / "params", keep=1)
         keep.save(run.steps, state.params, {})

@@ -22,7 +22,8 @@ from vtune_jax.machine import hosts
 from vtune_jax.machine.mesh import data_mesh, replicate
 from vtune_jax.models import Model
 from vtune_jax.train.checkpoint import Checkpoints, Facts
-from vtune_jax.train.optimizer import OptimizerConfig, descend
+from vtune_jax.train.learn import LearnState, learn
+from vtune_jax.train.optimizer import OptimizerConfig, OptimizerNumbers, fresh_memory
 
 
 class ShortRun(NamedTuple):
@@ -114,18 +115,18 @@ def train_lanes(
     Raises:
         UserError: a loss that is not finite, or no row left for a batch.
     """
-    transform, mesh, width = optimizer.build(), data_mesh(spec.batch), len(lanes.of_lane)
+    mesh, width = data_mesh(spec.batch), len(lanes.of_lane)
     run_at, within = lanes.schedule()
     horizons = np.array([run.steps for run in lanes.runs], np.int32)
     base = replicate(params, mesh)
-    step_all = jax.jit(jax.vmap(_make_step(model, optimizer, transform)), donate_argnums=(0, 1))
-    restart = jax.jit(_make_restart(transform), donate_argnums=(0, 1))
+    step_all = jax.jit(jax.vmap(_make_step(model, optimizer.numbers(), len(stores))), donate_argnums=0)
+    restart = jax.jit(_restart, donate_argnums=0)
     most = max(len(run.evaluate_after) for run in lanes.runs)
     stacked = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], width, axis=0), base)
     state = replicate(
         LaneState(
             params=stacked,
-            optimizer=jax.vmap(transform.init)(stacked),
+            optimizer=jax.vmap(fresh_memory)(stacked),
             cursor=jax.tree.map(
                 lambda column: np.repeat(np.asarray(column)[None], width, 0), start_cursor(len(stores))
             ),
@@ -145,14 +146,14 @@ def train_lanes(
         for lane, stream in enumerate(streams):
             cursor = jax.tree.map(lambda column, lane=lane: np.asarray(column)[lane], state.cursor)
             stream.seek(int(within[first, lane]) if first < lanes.steps else 0, cursor, quota)
-        current, memory = state.params, state.optimizer
+        current = LearnState(state.params, state.optimizer)
         tick(first, {})
         batches: list[Any] = [None] * width
         for step in range(first, lanes.steps):
             active = run_at[step] >= 0
             begins = active & (within[step] == 0)
             if begins.any():
-                current, memory = restart(current, memory, base, jnp.asarray(begins))
+                current = restart(current, base, jnp.asarray(begins))
             for lane in np.flatnonzero(active).tolist():
                 if begins[lane]:
                     streams[lane].seek(0, start_cursor(len(stores)), quota)
@@ -160,9 +161,8 @@ def train_lanes(
             # A lane that is done goes through the motions on its last batch.
             held = [batch or batches[int(active.argmax())] for batch in batches]
             batch = {name: np.stack([part[name] for part in held]) for name in held[0]}
-            current, memory, loss = step_all(
+            current, loss = step_all(
                 current,
-                memory,
                 _placed(batch, mesh),
                 jnp.asarray(within[step]),
                 jnp.asarray(horizons[np.maximum(run_at[step], 0)]),
@@ -172,7 +172,7 @@ def train_lanes(
                 run = lanes.runs[run_at[step, lane]]
                 done = int(within[step, lane]) + 1
                 if done in run.evaluate_after:
-                    at = heldout_loss(jax.tree.map(lambda leaf, lane=lane: leaf[lane], current))
+                    at = heldout_loss(jax.tree.map(lambda leaf, lane=lane: leaf[lane], current.params))
                     if not np.isfinite(at).all():
                         raise UserError(
                             f"a proxy of {run.steps} steps has a held-out loss of {at} after {done}",
@@ -183,7 +183,7 @@ def train_lanes(
             if (step + 1) % checkpoint_every == 0 and step + 1 < lanes.steps:
                 cursors = [stream.cursor for stream in streams]
                 cursor = jax.tree.map(lambda *columns: np.stack(columns), *cursors)
-                saved = LaneState(current, memory, cursor, jnp.asarray(losses, jnp.float32))
+                saved = LaneState(*current, cursor, jnp.asarray(losses, jnp.float32))
                 checkpoints.save(step + 1, replicate(saved, mesh), facts)
     finally:
         checkpoints.close()
@@ -197,7 +197,7 @@ def _next(stream: MixtureIterator) -> dict[str, np.ndarray]:
         batch = next(stream)
     except StopIteration:
         raise UserError("the proxies' sub-sample has no rows left", "raise targets.subsample") from None
-    return {name: array for name, array in batch.items() if name not in ("step", "domain")}
+    return {name: array for name, array in batch.items() if name != "step"}
 
 
 def _placed(batch: dict[str, np.ndarray], mesh: Any) -> dict[str, Any]:
@@ -207,27 +207,18 @@ def _placed(batch: dict[str, np.ndarray], mesh: Any) -> dict[str, Any]:
     return {name: jax.make_array_from_process_local_data(rows, array) for name, array in batch.items()}
 
 
-def _make_step(model: Model, optimizer: OptimizerConfig, transform: Any) -> Callable[..., Any]:
-    def mean_nats(params: PyTree, batch: dict[str, Array]) -> Array:
-        nats, counted = model.losses(params, batch)
-        return jnp.where(counted, nats, 0.0).sum() / counted.sum()
-
+def _make_step(model: Model, numbers: OptimizerNumbers, domains: int) -> Callable[..., Any]:
     def step(
-        params: PyTree, memory: PyTree, batch: dict[str, Array], done: Array, horizon: Array, active: Bool[Array, ""]
-    ) -> tuple[PyTree, PyTree, Array]:
-        loss, gradient = jax.value_and_grad(mean_nats)(params, batch)
-        new, moved, _ = descend(optimizer, transform, gradient, params, memory, done, horizon)
-        kept = jax.tree.map(lambda after, before: jnp.where(active, after, before), (new, moved), (params, memory))
-        return *kept, loss
+        learner: LearnState, batch: Batch, done: Array, horizon: Array, active: Bool[Array, ""]
+    ) -> tuple[LearnState, Array]:
+        new, learned = learn(model, learner, batch, numbers, done, horizon, domains=domains)
+        return jax.tree.map(lambda after, before: jnp.where(active, after, before), new, learner), learned.loss
 
     return step
 
 
-def _make_restart(transform: Any) -> Callable[..., Any]:
-    def restart(params: PyTree, memory: PyTree, base: PyTree, begins: Bool[Array, " lanes"]) -> tuple[PyTree, PyTree]:
-        def chosen(fresh: Array, old: Array) -> Array:
-            return jnp.where(begins.reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
+def _restart(learner: LearnState, base: PyTree, begins: Bool[Array, " lanes"]) -> LearnState:
+    def chosen(fresh: Array, old: Array) -> Array:
+        return jnp.where(begins.reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
 
-        return jax.tree.map(chosen, base, params), jax.tree.map(chosen, transform.init(base), memory)
-
-    return restart
+    return jax.tree.map(chosen, LearnState(base, fresh_memory(base)), learner)

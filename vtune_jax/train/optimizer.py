@@ -1,11 +1,26 @@
 """The optimiser and its learning-rate schedule, with the run's length as a traced value."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
+
+Number = float | Float[Array, ""]
+
+
+class OptimizerNumbers(NamedTuple):
+    """The fields of `OptimizerConfig` as one pytree, which may be traced."""
+
+    peak_learning_rate: Number
+    warmup_fraction: Number
+    final_fraction: Number
+    weight_decay: Number
+    beta1: Number
+    beta2: Number
+    clip_norm: Number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,35 +43,46 @@ class OptimizerConfig:
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} must lie in [0, 1], got {getattr(self, field)}")
 
-    def build(self) -> optax.GradientTransformation:
-        """Gradient to descent direction; the step multiplies it by the learning rate."""
-        return optax.chain(
-            optax.clip_by_global_norm(self.clip_norm),
-            optax.scale_by_adam(b1=self.beta1, b2=self.beta2),
-            optax.add_decayed_weights(self.weight_decay, mask=_matrices),
-            optax.scale(-1.0),
-        )
+    def numbers(self) -> OptimizerNumbers:
+        """What the optimiser computes with."""
+        return OptimizerNumbers(**{name: getattr(self, name) for name in OptimizerNumbers._fields})
 
-    def learning_rate(self, step: Int[Array, ""], horizon: Int[Array, ""]) -> Float[Array, ""]:
-        """The rate of the step with this index.
 
-        Both are traced, so that runs of different length, each annealed over its own, share one compiled program.
+def descent(numbers: OptimizerNumbers) -> optax.GradientTransformation:
+    """Gradient to descent direction, which is to be multiplied by the learning rate. Its `init` uses no number."""
+    return optax.chain(
+        optax.clip_by_global_norm(numbers.clip_norm),
+        optax.scale_by_adam(b1=numbers.beta1, b2=numbers.beta2),
+        optax.add_decayed_weights(numbers.weight_decay, mask=_matrices),
+        optax.scale(-1.0),
+    )
 
-        Args:
-            step: 0 for the first step.
-            horizon: optimiser steps of the whole run.
-        """
-        done = (step + 1).astype(jnp.float32)
-        total = horizon.astype(jnp.float32)
-        warmup = jnp.maximum(jnp.round(self.warmup_fraction * total), 1.0)
-        decayed = jnp.clip((done - warmup) / jnp.maximum(total - warmup, 1.0), 0.0, 1.0)
-        cosine = self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + jnp.cos(jnp.pi * decayed))
-        return self.peak_learning_rate * jnp.minimum(done / warmup, cosine)
+
+def fresh_memory(params: PyTree) -> optax.OptState:
+    """The optimiser's memory before the first step."""
+    return descent(OptimizerConfig().numbers()).init(params)
+
+
+def learning_rate(numbers: OptimizerNumbers, step: Int[Array, ""], horizon: Int[Array, ""]) -> Float[Array, ""]:
+    """The rate of the step with this index.
+
+    All are traced, so that runs of different length, each annealed over its own, share one compiled program.
+
+    Args:
+        numbers: of the optimiser.
+        step: 0 for the first step.
+        horizon: optimiser steps of the whole run.
+    """
+    done = (step + 1).astype(jnp.float32)
+    total = horizon.astype(jnp.float32)
+    warmup = jnp.maximum(jnp.round(numbers.warmup_fraction * total), 1.0)
+    decayed = jnp.clip((done - warmup) / jnp.maximum(total - warmup, 1.0), 0.0, 1.0)
+    cosine = numbers.final_fraction + (1 - numbers.final_fraction) * 0.5 * (1 + jnp.cos(jnp.pi * decayed))
+    return numbers.peak_learning_rate * jnp.minimum(done / warmup, cosine)
 
 
 def descend(
-    optimizer: OptimizerConfig,
-    transform: optax.GradientTransformation,
+    numbers: OptimizerNumbers,
     gradient: PyTree,
     params: PyTree,
     memory: optax.OptState,
@@ -66,16 +92,15 @@ def descend(
     """One optimiser step: parameters, the optimiser's memory, and the learning rate used.
 
     Args:
-        optimizer: its schedule.
-        transform: what `optimizer.build()` gave.
+        numbers: of the optimiser.
         gradient: of the loss.
         params: before the step.
-        memory: of the transform.
+        memory: of the optimiser.
         step: index of this step.
         horizon: optimiser steps of the whole run.
     """
-    rate = optimizer.learning_rate(step, horizon)
-    direction, memory = transform.update(gradient, memory, params)
+    rate = learning_rate(numbers, step, horizon)
+    direction, memory = descent(numbers).update(gradient, memory, params)
     return optax.apply_updates(params, optax.tree.scale(rate, direction)), memory, rate
 
 

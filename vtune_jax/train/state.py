@@ -10,6 +10,7 @@ from jaxtyping import Array, Int, PyTree
 from vtune_jax.core.simplex import to_quota
 from vtune_jax.core.types import Cursor, ExcessSums, LossSums, Method, MixtureState, Targets, TokenCount
 from vtune_jax.data.mixture.spec import start_cursor
+from vtune_jax.train.optimizer import fresh_memory
 
 
 class TrainState(NamedTuple):
@@ -58,12 +59,12 @@ def no_losses(domains: int) -> LossSums:
     return LossSums(jnp.zeros(domains), jnp.zeros(domains, jnp.int32), squares=jnp.zeros(domains))
 
 
-def start(params: PyTree, transform: optax.GradientTransformation, method: Method, targets: Targets) -> TrainState:
+def start(params: PyTree, method: Method, targets: Targets) -> TrainState:
     """The state before the first step. Copies its arguments: the step donates the state, and the caller keeps his."""
     params, targets = jax.tree.map(jnp.array, (params, targets))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        optimizer=transform.init(params),
+        optimizer=fresh_memory(params),
         mixture=start_mixture(method, targets, params),
     )
