@@ -20,7 +20,7 @@ from vtune_jax.machine.files import read_json, write_json
 from vtune_jax.machine.json_lines import JsonLines, plain
 from vtune_jax.machine.provenance import commit
 from vtune_jax.report.results import ArmResult, Results, TargetResult
-from vtune_jax.rules.config import Arm
+from vtune_jax.rules.config import MethodConfig as AnyMethod
 from vtune_jax.stages.target_losses import targets_from
 from vtune_jax.train.heldout import mean_loss
 
@@ -103,7 +103,7 @@ def _arm(
 
 def describe(arm: MethodConfig) -> str:
     """A method with its hyper-parameters, as one would call it."""
-    shared = {field.name: field.default for field in dataclasses.fields(Arm)}
+    shared = {field.name: field.default for field in dataclasses.fields(AnyMethod)}
     fields = {
         key: value
         for key, value in settings.as_plain(arm).items()
