@@ -29,7 +29,7 @@ def bookkeeping(default: T) -> T:
 
     It is left out of `identity`, so that changing it reruns nothing.
     """
-    return typing.cast(T, dataclasses.field(default=default, metadata={"bookkeeping": True}))
+    return dataclasses.field(default=default, metadata={"bookkeeping": True})
 
 
 def choice(members: Callable[[], Sequence[type]], default: Any = dataclasses.MISSING, *, flat: bool = False) -> Any:

@@ -1,7 +1,7 @@
 """Targets predicted from the recorded curves in three ways, against what the static run reached.
 
     python -m experiments.target_error.predict             # prints the table
-    python -m experiments.target_error.predict --write     # the table in experiments/README.md, picture, predictions.jsonl, points.csv
+    python -m experiments.target_error.predict --write     # the table, picture, predictions.jsonl, points.csv
 
 - constant: one proxy at a constant learning rate over the whole budget, L(D) = E + B / D^beta: the trap;
 - several: annealed proxies whose lengths halve, the longest half the budget, L(D) through their ends;

@@ -18,7 +18,8 @@ from vtune_jax.stages.store import Finished
 
 ARMS = """arms=[
     {name="velocitune", floor=0.05}, {name="static"}, {name="doremi", proxy_share=0.5},
-    {name="skillit", learn_graph=true}, {name="olmix"}, {name="regmix"}, {name="static", label="strata", form="stratified", groups=["a", "b", "b"]},
+    {name="skillit", learn_graph=true}, {name="olmix"},
+    {name="regmix"}, {name="static", label="strata", form="stratified", groups=["a", "b", "b"]},
 ]""".replace("\n", " ")
 
 SPECIAL = {

@@ -14,7 +14,7 @@ class Arm:
     """One method in one experiment. In a file the method's own options stand in the same table, beside its `name`."""
 
     method: MethodConfig = settings.choice(method_configs, flat=True)
-    label: str = ""  # what the arm is called in files and tables; empty: the method's name
+    label: str = settings.bookkeeping("")  # what the arm is called in files and tables; empty: the method's name
     acts_on: Literal["sampling", "loss"] = "sampling"  # what weights do: choose rows, or weigh tokens in the loss
     proxy_share: float = 0.0  # share of train.steps for which a proxy finds the mixture that the arm keeps; 0: no proxy
 

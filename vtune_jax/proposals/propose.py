@@ -8,7 +8,10 @@ from scipy.stats import spearmanr
 from vtune_jax.proposals.convex_proposer import propose_mixture
 from vtune_jax.proposals.mixing_law import fit_mixing_laws
 from vtune_jax.proposals.trees import Predict, fit_trees, search_by_simulation
-from vtune_jax.rules.offline import MixingLaws, Offline, Olmix, RegMix
+from vtune_jax.rules.mixing_laws import MixingLaws
+from vtune_jax.rules.offline import Offline
+from vtune_jax.rules.olmix import Olmix
+from vtune_jax.rules.regmix import RegMix
 
 FOLDS = 4
 """Of the cross-validation that says how far a method's predictions can be trusted."""

@@ -1,7 +1,6 @@
 """All results gathered for the report."""
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +11,8 @@ from vtune_jax.core.targets import make_targets
 from vtune_jax.core.types import Targets
 from vtune_jax.experiment.arms import Arm
 from vtune_jax.machine.files import read_json
-from vtune_jax.machine.provenance import Provenance
 from vtune_jax.machine.json_values import from_json
+from vtune_jax.machine.provenance import Provenance
 from vtune_jax.report.results import (
     ArmResult,
     Column,

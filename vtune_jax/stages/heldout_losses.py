@@ -36,6 +36,10 @@ class HeldoutLosses:
     domains: np.ndarray  # float64, one per domain
     base: float  # on the base domain: what it rises by is what was forgotten
 
+    def identity(self) -> str:
+        """What a stage that is built on these losses counts of them."""
+        return self.stage.digest
+
     @classmethod
     def load(cls, stage: Finished) -> "HeldoutLosses":
         """Reads what the stage has left."""

@@ -124,7 +124,8 @@ class Pipeline:
         # Rows are counted first, so that a corpus too small is refused before anything is trained; so are proxies that
         # the budget does not allow, and a table that cannot be read.
         corpus = self.corpus()
-        assert_possible(self.config, corpus.names)
+        if self.config.needs_targets:
+            assert_possible(self.config, corpus.names)
         return base_model(self.session, corpus)
 
     def _from_base(self) -> FromBase:

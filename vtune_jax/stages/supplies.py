@@ -76,10 +76,8 @@ def supplied(context: Context, arm: Arm, initial: HeldoutLosses, targets: Target
     constants = {name: value for supply in supplies.values() for name, value in supply.constants.items()}
     stages = {need: supply.stage for need, supply in supplies.items() if supply.stage is not None}
     facts: dict[str, Any] = {}
-    mixture = prior
-    if isinstance(method, Static):
-        mixture = method.mixture(prior, context.corpus.tokens, context.budget)
-    elif isinstance(method, Offline):
+    mixture = method.mixture(prior, context.corpus.tokens, context.budget)
+    if isinstance(method, Offline):
         epochs = context.corpus.tokens / context.budget
         stages["mixture"] = proposed_mixture(context.session, stages["proxies"], method, arm.name, prior, epochs)
         facts = read_mixture(stages["mixture"])

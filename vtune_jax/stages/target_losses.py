@@ -122,7 +122,7 @@ def assert_possible(config: ExperimentConfig, names: tuple[str, ...]) -> None:
     Raises:
         UserError: as `design` and `read_curves`.
     """
-    if config.trains_proxies:
+    if not (config.targets.losses or config.targets.table):
         design(config.targets, real_run(config))
     elif config.targets.table:
         table = read_curves(Path(config.targets.table), names=names, optional=("params",))

@@ -18,7 +18,6 @@ from vtune_jax.data.mixture.on_host import MixtureIterator
 from vtune_jax.data.mixture.spec import PlanSpec, start_cursor
 from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
-from vtune_jax.machine import hosts
 from vtune_jax.machine.mesh import data_mesh, replicate
 from vtune_jax.models import Model
 from vtune_jax.train.checkpoint import Checkpoints, Facts
@@ -135,7 +134,7 @@ def train_lanes(
         mesh,
     )
     checkpoints = Checkpoints(folder / "checkpoints", keep=1, warn=warn)
-    shard = hosts.shard()
+    shard = (jax.process_index(), jax.process_count())
     try:
         restored = checkpoints.restore(state, facts)
         first, state = (restored.step, restored.state) if restored else (0, state)

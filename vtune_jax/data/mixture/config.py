@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from vtune_jax import settings
 from vtune_jax.data.mixture.gather import Workers
 from vtune_jax.data.mixture.spec import Allocation
 from vtune_jax.data.tokens.array_record import RecordTokens
