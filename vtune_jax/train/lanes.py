@@ -19,7 +19,7 @@ from vtune_jax.data.mixture.spec import PlanSpec, start_cursor
 from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
 from vtune_jax.machine.mesh import data_mesh, replicate
-from vtune_jax.models import Model
+from vtune_jax.models import Batch, Model
 from vtune_jax.train.checkpoint import Checkpoints, Facts
 from vtune_jax.train.learn import LearnState, learn
 from vtune_jax.train.optimizer import OptimizerConfig, OptimizerNumbers, fresh_memory
