@@ -23,7 +23,7 @@ def main(steps: int = 200) -> np.ndarray:
     """Trains; returns the rows read of each domain."""
     text = {name: "\n".join(embedded.read(name)).encode() for name in DOMAINS}
     stores = [TokenRows(np.frombuffer(text[name], np.uint8), length=128, name=name) for name in DOMAINS]
-    mixture = MixtureIterator.of(stores, [0.6, 0.3, 0.1], batch=32, interval=INTERVAL, seed=0)
+    mixture = MixtureIterator.from_stores(stores, [0.6, 0.3, 0.1], batch=32, interval=INTERVAL, seed=0)
 
     model = nnx.Sequential(nnx.Embed(256, 64, rngs=nnx.Rngs(0)), nnx.Linear(64, 256, rngs=nnx.Rngs(1)))
     optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)

@@ -84,7 +84,7 @@ def waits(kind: str, iterator_options: dict, steps: int, tokens: int = 5_000_000
             stores.append(TokenRows(array, LENGTH, name=name))
         else:
             stores.append(BlockRows(Remote(array, name), LENGTH, block=1 if kind == "row" else 1024, keep=4096))
-    made = MixtureIterator.of(stores, [0.25] * 4, batch=BATCH, interval=INTERVAL, **iterator_options)
+    made = MixtureIterator.from_stores(stores, [0.25] * 4, batch=BATCH, interval=INTERVAL, **iterator_options)
     lag = iterator_options.get("lag", 0)
     first, other = [], []
     for step in range(steps):
@@ -121,7 +121,7 @@ def memory(folder: Path) -> dict[str, float]:
     file = TokenMap(path, np.dtype(np.uint16), checks=checks)
     each = GB // 2
     stores = [TokenRows(MappedTokens(file, name=str(i), first=i * each, count=each), LENGTH) for i in range(4)]
-    made = MixtureIterator.of(stores, [0.25] * 4, batch=64, interval=50)
+    made = MixtureIterator.from_stores(stores, [0.25] * 4, batch=64, interval=50)
     rng = np.random.default_rng(0)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = resident("VmRSS")

@@ -1,14 +1,13 @@
 """Our own 32-bit hash, the same in numpy and jax.numpy.
 
 Numpy's generators and jax.random promise no stable stream across versions, and a resumed run must read the same rows.
+This module imports no jax, so that worker processes that only read rows start quickly.
 """
 
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-
-from vtune_jax.core.types import Seed
 
 _GOLDEN = 0x9E3779B9
 
@@ -22,8 +21,8 @@ def mix(word: Any) -> Any:
     return word ^ (word >> 16)
 
 
-def _mix_in_place(shifted: np.ndarray, word: np.ndarray) -> np.ndarray:
-    """The same with two arrays of memory instead of seven: half of the time of planning is spent here."""
+def _mix_in_place(shifted: Any, word: Any) -> Any:
+    """`mix` with two arrays of memory instead of seven, for numpy: planning spends half of its time here."""
     mixed = word ^ shifted
     mixed *= np.uint32(0x7FEB352D)
     np.right_shift(mixed, 15, out=shifted)
@@ -34,7 +33,7 @@ def _mix_in_place(shifted: np.ndarray, word: np.ndarray) -> np.ndarray:
     return mixed
 
 
-def key(xp: ModuleType, seed: Seed, purpose: int, *words: Any) -> Any:
+def key(xp: ModuleType, seed: Any, purpose: int, *words: Any) -> Any:
     """Hashes a seed, a purpose and any words, one after the other, to uint32.
 
     Args:

@@ -10,7 +10,6 @@ from vtune_jax.core.scores import remaining_fraction
 from vtune_jax.core.targets import make_targets
 from vtune_jax.core.types import Targets
 from vtune_jax.experiment.arms import Arm
-from vtune_jax.machine.files import read_json
 from vtune_jax.machine.json_values import from_json
 from vtune_jax.machine.provenance import Provenance
 from vtune_jax.report.results import (
@@ -63,7 +62,7 @@ def collect(
             arm.name: _arm(arm, arms[arm.name], initial, evaluation[arm.name], constants) for arm in session.config.arms
         },
         targets=_target_result(session, initial, targets),
-        corpus=read_json(corpus.stage.folder / "manifest.json"),
+        corpus=corpus.prepared.manifest.as_json(),
         run=run_facts(session, corpus),
     )
 

@@ -1,8 +1,8 @@
-"""The order of a domain's rows within an epoch: a keyed bijection that needs no memory.
+"""The order of a domain's rows within an epoch: a keyed bijection, computed row by row without a stored permutation.
 
-Rows of memory-mapped files are shuffled one by one. Where storage is slow or comes in records, neighbouring rows are
-read together in blocks: the order of the whole blocks is shuffled, and so are the rows of each block; the last block
-of an epoch is the one that is not whole.
+Rows of memory-mapped files are shuffled one by one. Where storage is slow or made of records, neighbouring rows are
+read together in blocks: the whole blocks come in a shuffled order, the rows within each block are shuffled too, and a
+last block that is not whole comes at the end of the epoch.
 """
 
 from types import ModuleType
@@ -15,7 +15,7 @@ from vtune_jax.core.hashing import key, mix
 from vtune_jax.core.types import Seed
 from vtune_jax.data.mixture.spec import PlanSpec, Purpose
 
-_ROUNDS = 6  # two rounds (one pair) fewer leave neighbours correlated in domains of a few dozen rows
+_ROUNDS = 6  # with 4 rounds, neighbours in the file stay correlated in domains of a few dozen rows
 
 
 def shuffle(xp: ModuleType, spec: PlanSpec, domain: Any, epoch: Any, position: Any, *, seed: Seed | None = None) -> Any:
@@ -51,21 +51,21 @@ def shuffle(xp: ModuleType, spec: PlanSpec, domain: Any, epoch: Any, position: A
 def block_at(xp: ModuleType, spec: PlanSpec, domain: Any, epoch: Any, ordinal: Any, *, seed: Seed | None = None) -> Any:
     """The block that an epoch reads as its `ordinal`-th; arguments as for `shuffle`."""
     seed = spec.seed if seed is None else seed
-    sizes, rows = np.array(spec.blocks or (1,) * len(spec.rows), np.uint32), np.array(spec.rows, np.uint32)
+    sizes, rows = np.array(spec.block_by_domain, np.uint32), np.array(spec.rows, np.uint32)
     whole = np.maximum(rows // sizes, 1)
     length = xp.asarray(whole)[domain]
     bits = xp.asarray(_bits(whole))[domain]
     word = xp.asarray(domain).astype(np.uint32)
-    # What lies past the whole blocks is the rest, which stays last.
+    # The block after the whole ones is shorter and stays last.
     inside = xp.minimum(ordinal, length - np.uint32(1))
     permuted = _permute(xp, key(xp, seed, Purpose.BLOCKS, word, epoch), bits, length, inside)
     return xp.where(ordinal < length, permuted, ordinal)
 
 
 class OrderCache:
-    """Stretches of each domain's order, computed once and handed out as slices; for the host's planning.
+    """Stretches of each domain's order, computed once and then sliced; for planning on the host.
 
-    A domain's rows come in an order of its own whatever the weights, so what a chunk of steps needs is consecutive.
+    The order of a domain's rows does not depend on weights, so the rows that a chunk of steps needs are consecutive.
     """
 
     def __init__(self, spec: PlanSpec, *, seed: Seed | None = None, stretch: int = 1 << 15) -> None:
@@ -78,7 +78,7 @@ class OrderCache:
         """
         self.seed = spec.seed if seed is None else int(seed)
         self._spec, self._stretch = spec, stretch
-        self._held: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
+        self._stretches: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
 
     def rows(self, domain: int, epoch: int, first: int, count: int) -> list[np.ndarray]:
         """The next `count` rows of a domain from position `first` of an epoch on, in consecutive arrays."""
@@ -87,19 +87,18 @@ class OrderCache:
             if first >= length:
                 epoch, first = epoch + 1, 0
             start = first // self._stretch * self._stretch
-            held = self._at(domain, epoch, start)
-            part = held[first - start : first - start + count]
+            part = self._stretch_from(domain, epoch, start)[first - start : first - start + count]
             parts.append(part)
             first, count = first + len(part), count - len(part)
         return parts
 
-    def _at(self, domain: int, epoch: int, start: int) -> np.ndarray:
-        found = self._held.get(domain)
+    def _stretch_from(self, domain: int, epoch: int, start: int) -> np.ndarray:
+        found = self._stretches.get(domain)
         if found is None or found[0] != (epoch, start):
             place = np.arange(start, min(start + self._stretch, self._spec.rows[domain]), dtype=np.uint32)
             which = np.array([domain]), np.array([epoch], np.uint32)
             found = ((epoch, start), shuffle(np, self._spec, *which, place, seed=self.seed))
-            self._held[domain] = found
+            self._stretches[domain] = found
         return found[1]
 
 
@@ -108,7 +107,7 @@ def _bits(counts: np.ndarray) -> np.ndarray:
 
 
 def _bits_of(xp: ModuleType, length: Any) -> Any:
-    """Bits that hold 0 .. length - 1, at least one, for arrays."""
+    """Bits that the numbers 0 .. length - 1 need, at least one, for an array of lengths up to `MAX_BLOCK`."""
     bits = xp.ones_like(length)
     for power in range(1, 20):
         bits = bits + (length > np.uint32(1 << power)).astype(np.uint32)
@@ -116,9 +115,9 @@ def _bits_of(xp: ModuleType, length: Any) -> Any:
 
 
 def _permute(xp: ModuleType, hashed: Any, bits: Any, length: Any, position: Any) -> Any:
-    """An alternating Feistel network on `bits` bits, applied again while the result lies outside (cycle walking).
+    """A bijection of [0, length): an alternating Feistel network on `bits` bits.
 
-    Two applications at most on average.
+    It is applied again while its result is not below `length` (cycle walking), on average at most twice in all.
     """
     low_bits = bits - bits // 2
     low_mask = (np.uint32(1) << low_bits) - np.uint32(1)
@@ -146,7 +145,7 @@ def _permute(xp: ModuleType, hashed: Any, bits: Any, length: Any, position: Any)
     outside = np.flatnonzero((value >= length).ravel())
     flat = value.reshape(-1)
     parts = [part.reshape(-1)[outside] for part in (hashed, low_bits, low_mask, high_mask, length)]
-    # Only what lies outside walks on: each turn costs half of the one before.
+    # Only results that lie outside are encrypted again: each turn costs about half of the turn before.
     while outside.size:
         again = encrypt(flat[outside], *parts[:4])
         flat[outside] = again
