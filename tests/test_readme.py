@@ -14,14 +14,17 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["README.md", "BUILD.md"])
+MIXTURE = "vtune_jax/data/mixture/README.md"
+
+
+@pytest.mark.parametrize("name", ["README.md", "BUILD.md", MIXTURE])
 def test_examples_print_what_they_show(name):
     result = doctest.testfile(str(ROOT / name), module_relative=False)
     assert result.failed == 0
     assert result.attempted > 0
 
 
-@pytest.mark.parametrize("name", ["README.md", "BUILD.md", "experiments/LOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "BUILD.md", MIXTURE, "experiments/LOG.md"])
 def test_links_lead_somewhere(name):
     path = ROOT / name
     links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
