@@ -193,6 +193,7 @@ def test_the_config_of_every_option_is_written_and_read_back(path, tmp_path):
         ("mixture.unimax_epochs=-1.0", "unimax_epochs must not be negative"),
         ("data.workers=-1", "workers must not be negative"),
         ("corpus.domains.digits.exhaustion=cap", "max_epochs must be positive"),
+        ("corpus.base.exhaustion=drop", "base.exhaustion must be left out"),
         ("data.packing=first_fit", "packing"),
     ],
 )

@@ -83,6 +83,8 @@ class CorpusConfig:
             raise ValueError(
                 f"domains must be at least two, since weights choose between them, got {len(self.domains)}"
             )
+        if self.base.exhaustion != "repeat":
+            raise ValueError("base.exhaustion must be left out: the base domain is read as often as pre-training needs")
         names = [domain.name for domain in (*self.domains, self.base)]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:

@@ -33,7 +33,7 @@ _AT_ONCE = 1 << 21  # bytes copied, or tokens looked at
 
 
 class JoinedFile:
-    """One side's tokens of all domains, one domain after another, in one file; see `joined`."""
+    """One side's tokens of all domains, one domain after another, in one file; see `joined_file`."""
 
     def __init__(self, path: Path, dtype: np.dtype, out: BinaryIO) -> None:
         self.path, self.dtype, self.tokens = path, dtype, 0
@@ -50,7 +50,7 @@ class JoinedFile:
 
 
 @contextmanager
-def joined(path: Path, dtype: np.dtype) -> Iterator[JoinedFile]:
+def joined_file(path: Path, dtype: np.dtype) -> Iterator[JoinedFile]:
     """A side's file to be filled; it and its checksums are there when the block ends without an error."""
     with written_whole(path) as out:
         file = JoinedFile(path, dtype, out)
@@ -80,7 +80,7 @@ def write_tokens(
     dtype = dtype_of(tokenizer.get_vocab_size())
     entries: dict[str, dict[Side, SideEntry]] = {}
     with ExitStack() as stack:
-        joined = {side: stack.enter_context(joined(folder / f"{side}.bin", dtype)) for side in SIDES}
+        joined = {side: stack.enter_context(joined_file(folder / f"{side}.bin", dtype)) for side in SIDES}
         for domain in (*config.domains, config.base):
             if domain.is_tokens:
                 entries[domain.name] = _borrowed(domain, config, folder, dtype, tokenizer)
