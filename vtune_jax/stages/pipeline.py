@@ -40,6 +40,8 @@ _DATA = tuple(
     for name in ("sequence", "batch", "heldout_rows", "evaluate_rows_at_once", "engine", "packing", "block_rows")
 )
 """What of `DataConfig` results depend on; the other fields are about speed and patience."""
+_STATES = ("checkpoints", "params")
+"""Where a run's state lies while it trains, and what is left of it at its end."""
 
 
 class Pipeline:
@@ -261,7 +263,7 @@ class Pipeline:
 
     def _train(self, folder: Path, start: Given, label: str) -> None:
         train = self.config.train
-        if self.allow_data_change and not (folder / "checkpoints").exists():
+        if self.allow_data_change and not any((folder / kept).exists() for kept in _STATES):
             self._take_over(folder, label)
         write_json(folder / "start.json", {**start.facts, "mixture": start.mixture.tolist()})
         with self.progress.bar(label, train.steps, names=self.prepared.names) as tick:
@@ -281,10 +283,13 @@ class Pipeline:
 
     def _take_over(self, folder: Path, label: str) -> None:
         """Copies the newest state of this arm on other data, metrics included."""
-        others = [other for other in folder.parent.glob(f"train-{label}-*/checkpoints") if other.parent != folder]
+        found = (path for kept in _STATES for path in folder.parent.glob(f"train-{label}-*/{kept}"))
+        others = [path for path in found if path.parent != folder]
         if others:
             newest = max(others, key=lambda path: path.stat().st_mtime_ns).parent
-            shutil.copytree(newest / "checkpoints", folder / "checkpoints")
+            for kept in _STATES:
+                if (newest / kept).exists():
+                    shutil.copytree(newest / kept, folder / kept)
             for name in ("steps.jsonl", "updates.jsonl"):
                 if (newest / name).exists():
                     shutil.copyfile(newest / name, folder / name)

@@ -28,7 +28,7 @@ def static_run(pipeline: Pipeline, folder: Path, streams: Streams, steps: int, m
 def train_statically(pipeline: Pipeline, folder: Path, streams: Streams, steps: int, mixture: np.ndarray) -> PyTree:
     """The parameters at the end of such a run."""
     with pipeline.progress.bar(f"{folder.name}: {steps} steps", steps) as tick:
-        state = pipeline.lab.train(
+        return pipeline.lab.train(
             folder,
             streams,
             pipeline.base_params,
@@ -40,7 +40,6 @@ def train_statically(pipeline: Pipeline, folder: Path, streams: Streams, steps: 
             tick=tick,
             warn=pipeline.progress.note,
         )
-    return state.params
 
 
 def measured_run(pipeline: Pipeline, folder: Path, steps: int, mixture: np.ndarray) -> np.ndarray:

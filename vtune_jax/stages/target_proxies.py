@@ -20,9 +20,12 @@ from vtune_jax.data.mixture.spec import fingerprint
 from vtune_jax.data.tokens.streams import Streams
 from vtune_jax.errors import UserError
 from vtune_jax.machine.files import read_json, write_json
+from vtune_jax.machine.mesh import data_mesh
 from vtune_jax.train.checkpoint import canonical
 from vtune_jax.train.heldout import mean_loss
-from vtune_jax.train.lanes import ShortRun, packed, train_lanes
+from vtune_jax.train.lanes import LaneEngine, ShortRun, packed
+from vtune_jax.train.listeners import Shown
+from vtune_jax.train.loop import Run, train
 
 if TYPE_CHECKING:
     from vtune_jax.experiment.config import ExperimentConfig
@@ -150,7 +153,7 @@ def _train(pipeline: Pipeline, folder: Path, plan: Round) -> list[np.ndarray]:
     facts = {"data": fingerprint(spec), "runs": [list(run) for run in plan.runs], **pipeline.lab.facts}
     lengths = ", ".join(str(run.steps) for run in plan.runs)
     with pipeline.progress.bar(f"proxies of {lengths} steps, {len(lanes.of_lane)} at a time", lanes.steps) as tick:
-        return train_lanes(
+        engine = LaneEngine(
             lanes,
             pipeline.lab.model,
             config.train.optimizer,
@@ -159,12 +162,11 @@ def _train(pipeline: Pipeline, folder: Path, plan: Round) -> list[np.ndarray]:
             stores=stores,
             quota=np.asarray(to_quota(jnp.asarray(pipeline.prior, jnp.float32))),
             heldout_loss=lambda params: mean_loss(pipeline.lab.heldout_sums(params, streams.heldout)),
-            folder=folder,
-            facts=canonical(facts),
-            checkpoint_every=config.loop.checkpoint_every,
-            tick=tick,
-            warn=pipeline.progress.note,
+            mesh=data_mesh(spec.batch),
         )
+        run = Run(folder=folder, steps=lanes.steps, facts=canonical(facts), loop=config.loop)
+        listeners = [Shown(tick, pipeline.progress.note)]
+        return engine.losses(train(run, engine, engine.begin, listeners=listeners))
 
 
 def joined(parts: list[Measurement]) -> Measurement:

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 from vtune_jax.core.types import LossSums, Targets
@@ -17,13 +17,15 @@ from vtune_jax.data.tokens.streams import Streams
 from vtune_jax.errors import UserError
 from vtune_jax.experiment.config import ExperimentConfig, MethodConfig
 from vtune_jax.machine.mesh import data_mesh, template
+from vtune_jax.machine.progress import Tick
 from vtune_jax.models import Model, build
 from vtune_jax.train.checkpoint import Checkpoints, Facts, canonical
 from vtune_jax.train.device_engine import DeviceEngine, Scan, compile_scan
 from vtune_jax.train.engine import Engine
 from vtune_jax.train.heldout import make_evaluate
 from vtune_jax.train.host_engine import CompiledStep, HostEngine, compile_step
-from vtune_jax.train.loop import Run, Tick, train
+from vtune_jax.train.listeners import MetricsFiles, Shown
+from vtune_jax.train.loop import Run, final_params
 from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import RunConstants, TrainState, start
 from vtune_jax.train.step import TrainStep, make_train_step
@@ -93,15 +95,22 @@ class Lab:
         tick: Tick,
         warn: Callable[[str], None],
         reference: PyTree = None,
-    ) -> TrainState:
-        """One run, resumed if it was begun."""
+    ) -> PyTree:
+        """The parameters at the end of one run, resumed if it was begun."""
         data, mixture = self.config.data, self.config.mixture
         spec = self.plan_spec(streams, seed)
         heldout = {name: jnp.asarray(rows) for name, rows in streams.heldout.items()}
         constants = RunConstants(heldout=heldout, horizon=jnp.int32(steps), reference=reference)
-        engine: Engine
+        engine: Engine[TrainState]
         if data.engine == "device":
-            engine = DeviceEngine(self.scan(optimizer, method_config, spec), spec, streams.stores, constants)
+            engine = DeviceEngine(
+                self.scan(optimizer, method_config, spec),
+                spec,
+                streams.stores,
+                constants,
+                interval=mixture.interval,
+                lag=mixture.lag,
+            )
         else:
             engine = HostEngine(
                 self.jitted(optimizer, method_config),
@@ -117,20 +126,12 @@ class Lab:
         run = Run(
             folder=folder,
             steps=steps,
-            interval=mixture.interval,
-            lag=mixture.lag,
-            batch_tokens=data.batch_tokens,
-            rows=streams.rows.astype(np.int64),
             facts=canonical({"data": fingerprint(spec), "steps": steps, **self.facts}),
             allow_data_change=self._allow_data_change,
             loop=self.config.loop,
         )
-        state = start(params, method_config.build(), targets)
-        state = train(run, engine, state, tick=tick, warn=warn)
-        keep = Checkpoints(folder / "params", keep=1)
-        keep.save(steps, state.params, {})
-        keep.close()
-        return state
+        begin = partial(start, params, method_config.build(), targets)
+        return final_params(run, engine, begin, listeners=[MetricsFiles(folder), Shown(tick, warn)])
 
     def plan_spec(self, streams: Streams, seed: int) -> PlanSpec:
         """The plan of a run on these streams."""
