@@ -14,6 +14,7 @@ from vtune_jax.train.checkpoint import canonical
 from vtune_jax.train.device_engine import DeviceEngine, compile_scan
 from vtune_jax.train.heldout import make_evaluate
 from vtune_jax.train.host_engine import HostEngine, compile_step
+from vtune_jax.train.listeners import MetricsFiles, Shown
 from vtune_jax.train.loop import LoopConfig, Run, train
 from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import RunConstants, start
@@ -76,7 +77,7 @@ def state(method=METHOD):
 
 def engine(kind="host", method=METHOD, steps=STEPS, **options):
     if kind == "device":
-        return DeviceEngine(scan_of(method), spec(), stores(), constants(steps))
+        return DeviceEngine(scan_of(method), spec(), stores(), constants(steps), interval=INTERVAL)
     return HostEngine(steps_of(method)[1], spec(), stores(), constants(steps), interval=INTERVAL, **options)
 
 
@@ -84,13 +85,14 @@ def run(folder, steps=STEPS, **loop):
     return Run(
         folder=folder,
         steps=steps,
-        interval=INTERVAL,
-        batch_tokens=BATCH * LENGTH,
-        rows=np.array(spec().rows),
         facts=canonical({"data": fingerprint(spec()), "steps": steps}),
         loop=LoopConfig(**{"log_every": 4, "checkpoint_every": 6, **loop}),
     )
 
 
+def carry_out(run, engine, begin=state, *, tick=lambda steps, fields: None, warn=lambda message: None):
+    return train(run, engine, begin, listeners=[MetricsFiles(run.folder), Shown(tick, warn)])
+
+
 def trained(folder, kind="host", **options):
-    return train(run(folder), engine(kind), state(), **options)
+    return carry_out(run(folder), engine(kind), **options)

@@ -4,7 +4,6 @@ Planted domains: text that the base model knows already ("finished"), text whose
 ("learnable"), and text of random tokens, of which the base model knows all there is to know ("noise").
 """
 
-import dataclasses
 import functools
 import json
 
@@ -20,7 +19,6 @@ from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import TokenRows
 from vtune_jax.train.heldout import make_evaluate, mean_loss
 from vtune_jax.train.host_engine import HostEngine, compile_step
-from vtune_jax.train.loop import train
 from vtune_jax.train.state import RunConstants, start
 from vtune_jax.train.step import make_train_step
 
@@ -53,16 +51,13 @@ def trained(folder, config, steps, *, params, prior, reference=None, acts_on="sa
     target = np.array([initial[0], 0.3, initial[2]])
     sizes = np.array([len(store) * LENGTH for store in stores()])
     constants = {"sizes": sizes, "budget": np.array(steps * BATCH * LENGTH), "graph": np.eye(3)}
-    state = start(params, method, make_targets(initial, target, 0 * initial, prior, constants))
+    targets = make_targets(initial, target, 0 * initial, prior, constants)
     step = make_train_step(
         tiny.model(), tiny.OPTIMIZER, method, make_evaluate(tiny.model(), 8), interval=INTERVAL, acts_on=acts_on
     )
     of_run = RunConstants(heldout=heldout(), horizon=jnp.asarray(2 * steps, jnp.int32), reference=reference)
     engine = HostEngine(compile_step(step), spec(tuple(map(len, stores()))), stores(), of_run, interval=INTERVAL)
-    run = dataclasses.replace(
-        tiny.run(folder, steps=steps), rows=np.array([len(s) for s in stores()]), batch_tokens=BATCH * LENGTH
-    )
-    state = train(run, engine, state)
+    state = tiny.carry_out(tiny.run(folder, steps=steps), engine, lambda: start(params, method, targets))
     rows = [json.loads(line) for line in (folder / "updates.jsonl").read_text().splitlines()]
     return state, np.array([row["weights"] for row in rows]), np.array([row["heldout_loss"] for row in rows])
 

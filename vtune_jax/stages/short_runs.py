@@ -60,8 +60,7 @@ def train_at(start: FromBase, folder: Path, tools: Tools, steps: int, mixture: n
     run = TrainingRun(method=Static(), optimizer=start.optimizer, steps=steps, seed=start.seed)
     with tools.progress.bar(f"{folder.name}: {steps} steps", steps) as tick:
         trainer = tools.trainer(start.recipe)
-        state = trainer.train(run, folder, start.streams, start.base.params(), blank_targets(mixture), tick=tick)
-    return state.params
+        return trainer.train(run, folder, start.streams, start.base.params(), blank_targets(mixture), tick=tick)
 
 
 def losses_after(start: FromBase, folder: Path, tools: Tools, steps: int, mixture: np.ndarray) -> np.ndarray:

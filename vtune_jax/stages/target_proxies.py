@@ -22,11 +22,14 @@ from vtune_jax.errors import UserError
 from vtune_jax.experiment.config import ExperimentConfig
 from vtune_jax.fits.config import TargetsConfig
 from vtune_jax.machine.files import read_json, write_json
+from vtune_jax.machine.mesh import data_mesh
 from vtune_jax.stages.session import Tools
 from vtune_jax.stages.short_runs import FromBase
 from vtune_jax.train.checkpoint import canonical
 from vtune_jax.train.heldout import mean_loss
-from vtune_jax.train.lanes import ShortRun, packed, train_lanes
+from vtune_jax.train.lanes import LaneEngine, ShortRun, packed
+from vtune_jax.train.listeners import Shown
+from vtune_jax.train.loop import Run, train
 from vtune_jax.train.optimizer import OptimizerConfig
 
 ROUNDS = 3
@@ -169,7 +172,7 @@ def _train(start: FromBase, options: TargetsConfig, folder: Path, tools: Tools, 
     facts = {"data": fingerprint(spec), "runs": [list(run) for run in plan.runs], **start.recipe.facts}
     lengths = ", ".join(str(run.steps) for run in plan.runs)
     with tools.progress.bar(f"proxies of {lengths} steps, {len(lanes.of_lane)} at a time", lanes.steps) as tick:
-        return train_lanes(
+        engine = LaneEngine(
             lanes,
             trainer.model,
             start.optimizer,
@@ -178,12 +181,11 @@ def _train(start: FromBase, options: TargetsConfig, folder: Path, tools: Tools, 
             stores=stores,
             quota=np.asarray(to_quota(jnp.asarray(start.prior, jnp.float32))),
             heldout_loss=lambda params: mean_loss(trainer.heldout_sums(params, streams.heldout)),
-            folder=folder,
-            facts=canonical(facts),
-            checkpoint_every=start.recipe.loop.checkpoint_every,
-            tick=tick,
-            warn=tools.progress.note,
+            mesh=data_mesh(spec.batch),
         )
+        run = Run(folder=folder, steps=lanes.steps, facts=canonical(facts), loop=start.recipe.loop)
+        listeners = [Shown(tick, tools.progress.note)]
+        return engine.losses(train(run, engine, engine.begin, listeners=listeners))
 
 
 def joined(parts: list[Measurement]) -> Measurement:

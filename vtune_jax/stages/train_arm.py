@@ -18,7 +18,9 @@ from vtune_jax.stages.store import Finished
 from vtune_jax.stages.trainer import TrainingRun
 from vtune_jax.train.step import ActsOn
 
-START, STEPS, UPDATES, CHECKPOINTS = "start.json", "steps.jsonl", "updates.jsonl", "checkpoints"
+START, STEPS, UPDATES = "start.json", "steps.jsonl", "updates.jsonl"
+STATES = ("checkpoints", "params")
+"""Where a run's state lies while it trains, and what is left of it at its end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +123,10 @@ def mean_weights(folder: Path) -> tuple[np.ndarray, int]:
 
 
 def _train(inputs: ArmInputs, folder: Path, tools: Tools) -> None:
-    if inputs.takes_over and not (folder / CHECKPOINTS).exists():
-        shutil.copytree(inputs.takes_over / CHECKPOINTS, folder / CHECKPOINTS)
+    if inputs.takes_over and not any((folder / name).exists() for name in STATES):
+        for name in STATES:
+            if (inputs.takes_over / name).exists():
+                shutil.copytree(inputs.takes_over / name, folder / name)
         for name in (STEPS, UPDATES):
             if (inputs.takes_over / name).exists():
                 shutil.copyfile(inputs.takes_over / name, folder / name)
@@ -143,5 +147,6 @@ def _train(inputs: ArmInputs, folder: Path, tools: Tools) -> None:
 
 def _newest_state(session: Session, role: str) -> Path | None:
     """The newest state of the same arm in this run's other configurations."""
-    found = [folder for folder in session.run_folder.earlier(role) if (folder / CHECKPOINTS).exists()]
-    return max(found, key=lambda folder: (folder / CHECKPOINTS).stat().st_mtime_ns, default=None)
+    states = [folder / name for folder in session.run_folder.earlier(role) for name in STATES]
+    found = [state for state in states if state.exists()]
+    return max(found, key=lambda state: state.stat().st_mtime_ns).parent if found else None

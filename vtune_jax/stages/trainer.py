@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 from vtune_jax import settings
@@ -18,6 +18,7 @@ from vtune_jax.data.tokens.rows import Rows
 from vtune_jax.data.tokens.streams import Streams
 from vtune_jax.errors import UserError
 from vtune_jax.machine.mesh import data_mesh, template
+from vtune_jax.machine.progress import Tick
 from vtune_jax.models import Model, ModelConfig, build
 from vtune_jax.rules.config import MethodConfig
 from vtune_jax.train.checkpoint import Checkpoints, Facts, canonical
@@ -25,7 +26,8 @@ from vtune_jax.train.device_engine import DeviceEngine, Scan, compile_scan
 from vtune_jax.train.engine import Engine
 from vtune_jax.train.heldout import make_evaluate
 from vtune_jax.train.host_engine import CompiledStep, HostEngine, compile_step
-from vtune_jax.train.loop import LoopConfig, Run, Tick, train
+from vtune_jax.train.listeners import MetricsFiles, Shown
+from vtune_jax.train.loop import LoopConfig, Run, final_params
 from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import RunConstants, TrainState, start
 from vtune_jax.train.step import ActsOn, TrainStep, make_train_step
@@ -96,8 +98,8 @@ class Trainer:
         tick: Tick,
         reference: PyTree = None,
         allow_data_change: bool = False,
-    ) -> TrainState:
-        """One run, resumed if it was begun.
+    ) -> PyTree:
+        """The parameters at the end of one run, resumed if it was begun.
 
         Args:
             run: what is trained.
@@ -113,9 +115,11 @@ class Trainer:
         spec = self.plan_spec(streams, run.seed)
         heldout = {name: jnp.asarray(rows) for name, rows in streams.heldout.items()}
         constants = RunConstants(heldout=heldout, horizon=jnp.int32(run.steps), reference=reference)
-        engine: Engine
+        engine: Engine[TrainState]
         if data.engine == "device":
-            engine = DeviceEngine(self._scan(run, spec), spec, streams.stores, constants)
+            engine = DeviceEngine(
+                self._scan(run, spec), spec, streams.stores, constants, interval=recipe.interval, lag=recipe.lag
+            )
         else:
             engine = HostEngine(
                 self._step(run),
@@ -131,20 +135,12 @@ class Trainer:
         on_disk = Run(
             folder=folder,
             steps=run.steps,
-            interval=recipe.interval,
-            lag=recipe.lag,
-            batch_tokens=data.batch_tokens,
-            rows=streams.rows.astype(np.int64),
             facts=canonical({"data": fingerprint(spec), "steps": run.steps, **recipe.facts}),
             allow_data_change=allow_data_change,
             loop=recipe.loop,
         )
-        state = start(params, run.method.build(), targets)
-        state = train(on_disk, engine, state, tick=tick, warn=self._warn)
-        keep = Checkpoints(folder / "params", keep=1)
-        keep.save(run.steps, state.params, {})
-        keep.close()
-        return state
+        begin = partial(start, params, run.method.build(), targets)
+        return final_params(on_disk, engine, begin, listeners=[MetricsFiles(folder), Shown(tick, self._warn)])
 
     def plan_spec(self, streams: Streams, seed: int) -> PlanSpec:
         """The plan of a run on these streams."""

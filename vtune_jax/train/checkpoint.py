@@ -180,7 +180,8 @@ def checksum(state: PyTree) -> UInt32[np.ndarray, " 2"]:
     """
     # Leaf by leaf: a program for each shape compiles faster than one for each kind of state.
     sums = [_leaf_checksum(leaf, np.uint32(index)) for index, leaf in enumerate(jax.tree.leaves(state))]
-    return np.array(jax.device_get(sums)).sum(axis=0, dtype=np.uint32)
+    total: np.ndarray = np.array(jax.device_get(sums)).sum(axis=0, dtype=np.uint32)
+    return total
 
 
 @jax.jit
@@ -232,4 +233,5 @@ def _differences(was: Any, now: Any) -> str:
 
 def canonical(facts: Facts) -> Facts:
     """Facts as JSON gives them back, so that a saved and a fresh one compare equal."""
-    return json.loads(json.dumps(facts))
+    again: Facts = json.loads(json.dumps(facts))
+    return again

@@ -7,14 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vtune_jax.data.mixture.limits import End, why_ended
+from vtune_jax.data.mixture.limits import why_ended
 from vtune_jax.data.mixture.on_device import TokenTable, build_table, gather
 from vtune_jax.data.mixture.plan import available, plan_steps, steps_left
 from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import RowStore
-from vtune_jax.errors import UserError
 from vtune_jax.machine.mesh import replicate
-from vtune_jax.train.engine import MetricRows
+from vtune_jax.train.mixture_engine import Made, MixtureEngine
 from vtune_jax.train.state import RunConstants, TrainState
 from vtune_jax.train.step import StepMetrics, TrainStep
 
@@ -22,10 +21,19 @@ Scan = Callable[..., tuple[TrainState, StepMetrics]]
 """`(state, table, constants, *, steps) -> (state, stacked metrics)`."""
 
 
-class DeviceEngine:
+class DeviceEngine(MixtureEngine):
     """All tokens lie in accelerator memory and batches are gathered inside one `lax.scan` over the steps."""
 
-    def __init__(self, run: Scan, spec: PlanSpec, stores: Sequence[RowStore], constants: RunConstants) -> None:
+    def __init__(
+        self,
+        run: Scan,
+        spec: PlanSpec,
+        stores: Sequence[RowStore],
+        constants: RunConstants,
+        *,
+        interval: int,
+        lag: int = 0,
+    ) -> None:
         """Copies the tokens to the device.
 
         Args:
@@ -33,35 +41,25 @@ class DeviceEngine:
             spec: of the global batch.
             stores: the rows of each domain.
             constants: of the run.
+            interval: optimiser steps between weight updates.
+            lag: steps until new weights come into force.
         """
-        self._run, self._spec = run, spec
-        self._stores = stores
-        self.ended: End | None = None
-        self.failure: UserError | None = None
+        super().__init__(spec, stores, interval=interval, lag=lag, mesh=None)
+        self._run = run
         self._constants = replicate(constants, None)
         self._table = build_table(stores)
 
-    def place(self, state: TrainState) -> TrainState:
-        """See `Engine`."""
-        return replicate(state, None)
-
-    def start(self, state: TrainState) -> TrainState:
-        """See `Engine`."""
-        return replicate(state, None)
-
-    def advance(self, state: TrainState, steps: int) -> tuple[TrainState, MetricRows]:
-        """See `Engine`. Each new number of steps compiles once more."""
-        self.ended = None
+    def _learn(self, state: TrainState, steps: int) -> Made:
+        """Each new number of steps compiles once more."""
         if self._spec.limited:
-            mixture = jax.device_get(state.mixture)
-            made = steps_left(self._spec, int(state.step), steps, mixture.quota, mixture.cursor)
+            mixture: Any = jax.device_get(state.mixture)
+            made = steps_left(self._spec, self._step, steps, mixture.quota, mixture.cursor)
             if not made:
-                self.ended = why_ended(self._spec, mixture.quota, mixture.cursor, self._stores)
-                return state, []
+                return state, [], why_ended(self._spec, mixture.quota, mixture.cursor, self._stores)
             steps = made
         state, stacked = self._run(state, self._table, self._constants, steps=steps)
         columns = jax.device_get(stacked)
-        return state, [{name: column[index] for name, column in columns.items()} for index in range(steps)]
+        return state, [{name: column[index] for name, column in columns.items()} for index in range(steps)], None
 
     def close(self) -> None:
         """See `Engine`."""

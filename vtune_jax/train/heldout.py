@@ -37,7 +37,8 @@ def make_evaluate(model: Model, rows_at_once: int) -> Evaluate:
         chunk = max(size for size in range(1, rows_at_once + 1) if (domains * rows) % size == 0)
         chunks = {name: array.reshape(-1, chunk, array.shape[2]) for name, array in heldout.items()}
         of_rows = jax.lax.map(lambda part: row_sums(params, part), chunks)
-        return jax.tree.map(lambda column: column.reshape(domains, rows).sum(axis=1), of_rows)
+        summed: LossSums = jax.tree.map(lambda column: column.reshape(domains, rows).sum(axis=1), of_rows)
+        return summed
 
     return evaluate
 
@@ -45,4 +46,5 @@ def make_evaluate(model: Model, rows_at_once: int) -> Evaluate:
 def mean_loss(sums: LossSums) -> np.ndarray:
     """Nats per token on the host, float64; NaN where there are no tokens."""
     nats, tokens = np.asarray(sums.nats, np.float64), np.asarray(sums.tokens)
-    return np.divide(nats, tokens, out=np.full(nats.shape, np.nan), where=tokens > 0)
+    mean: np.ndarray = np.divide(nats, tokens, out=np.full(nats.shape, np.nan), where=tokens > 0)
+    return mean

@@ -9,11 +9,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from vtune_jax.core.losses import excess_sums
 from vtune_jax.core.needs import NEEDS
-from vtune_jax.core.types import Method, MixtureState
+from vtune_jax.core.types import AnyArray, Method, MixtureState
 from vtune_jax.models import Batch, Model
 from vtune_jax.train.alignment import make_align
 from vtune_jax.train.heldout import Evaluate
@@ -22,7 +21,7 @@ from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import RunConstants, TrainState
 from vtune_jax.train.update import update_mixture
 
-StepMetrics = dict[str, Array]
+StepMetrics = dict[str, AnyArray]
 ActsOn = Literal["sampling", "loss"]
 
 
