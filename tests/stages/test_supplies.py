@@ -38,7 +38,7 @@ def test_every_arm_has_results(made):
     _, results = made
     assert list(results.arms) == ["online", "proxied", "skillit", "static", "group_dro"]
     for arm in results.arms.values():
-        assert np.isfinite(arm.final["heldout_loss"]).all()
+        assert np.isfinite(arm.final.heldout_loss).all()
         np.testing.assert_allclose(np.array([row["weights"] for row in arm.updates]).sum(axis=1), 1, rtol=1e-5)
 
 
@@ -188,7 +188,7 @@ def test_an_offline_arm_trains_at_the_mixture_that_its_method_proposes(proposed,
 def test_a_strong_penalty_keeps_olmix_nearer_to_the_prior_than_the_laws_alone(proposed):
     pipeline, results = proposed
     away = {
-        label: np.abs(np.array(results.arms[label].updates[-1]["weights"]) - pipeline.prior).max()
+        label: np.abs(np.array(results.arms[label].updates[-1].weights) - pipeline.prior).max()
         for label in ("olmix", "mixing_laws")
     }
     assert away["olmix"] < away["mixing_laws"]
