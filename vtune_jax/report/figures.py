@@ -49,7 +49,7 @@ def remaining(results: Results) -> go.Figure:
 
 
 def weights(results: Results) -> go.Figure:
-    """Weights over tokens of every arm whose weights move, with the prior dotted."""
+    """Weights over tokens of every arm but the control, with the prior dotted."""
     arms = results.challengers or list(results.arms.values())
     figure = make_subplots(1, len(arms), subplot_titles=[arm.name for arm in arms], shared_yaxes=True)
     for place, arm in enumerate(arms, start=1):
@@ -103,7 +103,7 @@ def reading(results: Results) -> go.Figure:
 
 
 def fits(results: Results) -> go.Figure:
-    """What the proxies measured, what the law makes of it along the real run, and the target with its interval."""
+    """Losses of the proxies, the law's prediction along the real run, and the target with its interval."""
     figure = _grid(results.domains)
     targets, points = results.targets, results.targets.points
     for index, (row, column) in enumerate(_cells(len(results.domains))):
