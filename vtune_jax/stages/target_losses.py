@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtri
 
 from vtune_jax.core.targets import make_targets
 from vtune_jax.core.types import Targets
 from vtune_jax.errors import UserError
-from vtune_jax.fits.csv_table import Curves, read_curves
-from vtune_jax.fits.estimate import TargetEstimate, estimate_targets, finite
-from vtune_jax.fits.fitted import Target
+from vtune_jax.fits.csv_table import LossTable, read_table
+from vtune_jax.fits.curves import TargetEstimate
+from vtune_jax.fits.estimate import SizeTarget, estimate_over_sizes, estimate_targets
 from vtune_jax.fits.laws.annealing import Areas, areas, decay_for
-from vtune_jax.fits.points import checked_points
-from vtune_jax.fits.policy import apply_policy
-from vtune_jax.fits.sizes import SizeEstimate, SizeTarget, estimate_over_sizes
+from vtune_jax.fits.laws.law import Budget, Estimate
+from vtune_jax.fits.laws.registry import law_named
+from vtune_jax.fits.predicted import LossCurve, MeasuredPoints, PredictedTargets
 from vtune_jax.machine.files import write_json
 from vtune_jax.stages.target_proxies import Measurement, design, joined, measure_round, share_read
 from vtune_jax.train.heldout import mean_loss
@@ -38,7 +37,7 @@ def predict_targets(pipeline: Pipeline, folder: Path) -> None:
     budget = config.train.steps * config.data.batch_tokens
     facts = {"initial": initial.tolist(), "target_tokens": budget, "level": options.level}
     if options.losses:
-        facts |= own_targets(options.losses)
+        facts |= PredictedTargets.given(options.losses).as_json() | {"proxy_tokens": 0}
     elif options.table:
         try:
             facts |= _from_table(pipeline, Path(options.table), initial, budget)
@@ -55,21 +54,17 @@ def assert_possible(config: ExperimentConfig, names: tuple[str, ...]) -> None:
     """Refuses a budget that allows no proxies, and a table that cannot be read or fitted.
 
     Raises:
-        UserError: as `design` and `read_curves`.
+        UserError: as `design` and `read_table`.
     """
     if config.trains_proxies:
         design(config)
     elif config.targets.table:
-        table = read_curves(Path(config.targets.table), names=names, optional=("params",))
-        sizes = "params" in table.others
-        for place, name in enumerate(names):
-            one = slice(place, place + 1)
-            inputs: dict[str, Any] = {column: values[:, one] for column, values in table.others.items()}
-            try:
-                checked_points(table.tokens[:, one], table.losses[:, one], least=5 if sizes else 3, **inputs)
-            except ValueError as error:
-                reason = str(error).replace("every domain", f"domain '{name}'").rstrip(".")
-                raise UserError(f"{config.targets.table}: {reason}", "measure more") from error
+        table = read_table(Path(config.targets.table), names=names, optional=("params",))
+        sizes = "params" in table.columns
+        try:
+            table.assert_fittable(law_named("LND" if sizes else "LD"))
+        except ValueError as error:
+            raise UserError(f"{config.targets.table}: {str(error).rstrip('.')}", "measure more") from error
         if sizes and (config.targets.share_beta or config.targets.when_unusable == "pooled"):
             raise UserError(
                 f"{config.targets.table} has a column params: its law over model sizes has no curves to share or pool",
@@ -89,7 +84,7 @@ def _from_proxies(pipeline: Pipeline, folder: Path, initial: np.ndarray, budget:
         parts.append(measure_round(pipeline, folder, index, plan))
         spent += plan.cost_steps
         measured = joined(parts)
-        estimate, target = fitted(config, measured, initial)
+        estimate = fitted(config, measured, initial)
         widest = float(np.nanmax(estimate.diagnostics.half_width_share))
         if widest <= config.targets.half_width:
             break
@@ -101,55 +96,52 @@ def _from_proxies(pipeline: Pipeline, folder: Path, initial: np.ndarray, budget:
     )
     tokens = measured.steps * config.data.batch_tokens
     trained = sum(run.steps for plan in rounds[: len(parts)] for run in plan.runs) * config.data.batch_tokens
-    points = {"tokens": tokens.tolist(), "loss": measured.losses.tolist(), "run": measured.run.tolist()}
-    return {
-        **_settled(pipeline, estimate, estimate.as_json(), target, initial),
-        "curve": _along_the_real_run(config, estimate),
-        "points": points,
-        "proxy_tokens": trained,
-        "proxy_cost": share,
-        "subsample": read.tolist(),
-    }
+    predicted = _settled(
+        pipeline,
+        estimate,
+        initial,
+        curve=_along_the_real_run(config, estimate),
+        points=MeasuredPoints.of(tokens, measured.losses, measured.run),
+    )
+    return predicted.as_json() | {"proxy_tokens": trained, "proxy_cost": share, "subsample": read.tolist()}
 
 
-def fitted(config: ExperimentConfig, measured: Measurement, initial: np.ndarray) -> tuple[TargetEstimate, Target]:
-    """The estimate under the design's law, and where it was read off."""
+def fitted(config: ExperimentConfig, measured: Measurement, initial: np.ndarray) -> TargetEstimate:
+    """The estimate under the design's law, read off at the end of the real run."""
     options, optimizer, steps = config.targets, config.train.optimizer, config.train.steps
     common = _common(config, initial)
     if options.proxies == "several":
-        target = Target(float(steps * config.data.batch_tokens))
-        tokens = measured.steps * float(config.data.batch_tokens)
-        return estimate_targets(tokens, measured.losses, target.tokens, runs=measured.run, **common), target
+        batch = float(config.data.batch_tokens)
+        return estimate_targets(measured.steps * batch, measured.losses, steps * batch, runs=measured.run, **common)
     decay = options.decay or decay_for(steps)
     of_length = {length: schedule_areas(optimizer, length, decay) for length in {steps, *measured.run_steps.tolist()}}
-    at = [
+    points = [
         (of_length[length].forward[step - 1], of_length[length].annealed[step - 1])
         for length, step in zip(measured.run_steps.tolist(), measured.steps.tolist(), strict=True)
     ]
-    forward, annealed = np.array(at).T
-    target = Target(of_length[steps].forward[-1], of_length[steps].annealed[-1])
-    estimate = estimate_targets(
+    forward, annealed = np.array(points).T
+    return estimate_targets(
         forward,
         measured.losses,
-        target.tokens,
+        of_length[steps].forward[-1],
         annealed=annealed,
-        target_annealed=target.annealed,
+        target_annealed=of_length[steps].annealed[-1],
         runs=measured.run,
         **common,
     )
-    return estimate, target
 
 
-def _along_the_real_run(config: ExperimentConfig, estimate: TargetEstimate) -> dict[str, Any]:
+def _along_the_real_run(config: ExperimentConfig, estimate: TargetEstimate) -> LossCurve:
     """What the law's optimum expects after some steps of the real run, under its own schedule."""
     steps, batch = config.train.steps, config.data.batch_tokens
-    at = np.unique(np.round(np.geomspace(max(1, steps // 40), steps, 40)).astype(int))
-    if estimate.curves.annealed:
-        of = schedule_areas(config.train.optimizer, steps, config.targets.decay or decay_for(steps))
-        places = [Target(of.forward[step - 1], of.annealed[step - 1]) for step in at]
+    after = np.unique(np.round(np.geomspace(max(1, steps // 40), steps, 40)).astype(int))
+    budgets: list[Budget]
+    if estimate.law.column_names == ("tokens",):
+        budgets = [(float(step * batch),) for step in after]
     else:
-        places = [Target(float(step * batch)) for step in at]
-    return {"tokens": (at * batch).tolist(), "loss": [estimate.curves.predict(place).tolist() for place in places]}
+        real = schedule_areas(config.train.optimizer, steps, config.targets.decay or decay_for(steps))
+        budgets = [(real.forward[step - 1], real.annealed[step - 1]) for step in after]
+    return LossCurve.of(estimate, (after * batch).tolist(), budgets)
 
 
 def schedule_areas(optimizer: OptimizerConfig, steps: int, decay: float) -> Areas:
@@ -161,29 +153,30 @@ def schedule_areas(optimizer: OptimizerConfig, steps: int, decay: float) -> Area
 def _from_table(pipeline: Pipeline, path: Path, initial: np.ndarray, budget: int) -> dict[str, Any]:
     """From losses measured elsewhere: `tokens, loss, domain`, and `params` if model sizes differ."""
     config = pipeline.config
-    table = read_curves(path, names=pipeline.prepared.names, optional=("params",))
-    if "params" in table.others:
+    table = read_table(path, names=pipeline.prepared.names, optional=("params",))
+    if "params" in table.columns:
         return _from_sizes(pipeline, table, initial, budget)
-    estimate = estimate_targets(table.tokens, table.losses, budget, runs=table.runs, **_common(config, initial))
-    settled = _settled(pipeline, estimate, estimate.as_json(), Target(float(budget)), initial)
+    tokens = table.columns["tokens"]
+    estimate = estimate_targets(tokens, table.losses, budget, runs=table.runs, **_common(config, initial))
     # One column per domain of its own: a report shows the points that all domains have.
-    shared = bool((table.tokens == table.tokens[:, :1]).all())
-    points = {"tokens": table.tokens[:, 0].tolist(), "loss": table.losses.tolist()} if shared else {}
-    return {
-        **settled,
-        "curve": _along_the_real_run(config, estimate),
-        "notes": [*table.notes, *settled["notes"]],
-        "points": points or {"tokens": [], "loss": []},
-        "proxy_tokens": 0,
-    }
+    shared = bool((tokens == tokens[:, :1]).all())
+    predicted = _settled(
+        pipeline,
+        estimate,
+        initial,
+        notes=table.notes,
+        curve=_along_the_real_run(config, estimate),
+        points=MeasuredPoints.of(tokens[:, 0], table.losses) if shared else None,
+    )
+    return predicted.as_json() | {"proxy_tokens": 0}
 
 
-def _from_sizes(pipeline: Pipeline, table: Curves, initial: np.ndarray, budget: int) -> dict[str, Any]:
+def _from_sizes(pipeline: Pipeline, table: LossTable, initial: np.ndarray, budget: int) -> dict[str, Any]:
     """The law over model sizes, read off at this experiment's model; intervals by case resampling."""
     config = pipeline.config
     estimate = estimate_over_sizes(
-        table.others["params"],
-        table.tokens,
+        table.columns["params"],
+        table.columns["tokens"],
         table.losses,
         SizeTarget(float(config.model.parameters(pipeline.prepared.vocab_size)), float(budget)),
         initial_losses=initial,
@@ -192,19 +185,7 @@ def _from_sizes(pipeline: Pipeline, table: Curves, initial: np.ndarray, budget: 
         seed=config.seed,
         min_gap=config.targets.min_gap,
     )
-    z = float(ndtri((1 + config.targets.level) / 2))
-    facts = {
-        **own_targets(tuple(estimate.target.tolist())),
-        "lower": finite(estimate.lower),
-        "upper": finite(estimate.upper),
-        "standard_error": finite((estimate.upper - estimate.lower) / (2 * z)),
-        "level": config.targets.level,
-        "verdict": [str(said[0]) for said in estimate.verdicts],
-        "advice": [said[0] for said in estimate.advices],
-        "law": {name: finite(getattr(estimate.fit, name)) for name in ("E", "log_A", "alpha", "log_B", "beta")},
-    }
-    settled = _settled(pipeline, estimate, facts, None, initial)
-    return {**settled, "notes": [*table.notes, *settled["notes"]]}
+    return _settled(pipeline, estimate, initial, notes=table.notes).as_json() | {"proxy_tokens": 0}
 
 
 def _common(config: ExperimentConfig, initial: np.ndarray) -> dict[str, Any]:
@@ -220,46 +201,26 @@ def _common(config: ExperimentConfig, initial: np.ndarray) -> dict[str, Any]:
 
 def _settled(
     pipeline: Pipeline,
-    estimate: TargetEstimate | SizeEstimate,
-    facts: dict[str, Any],
-    target: Target | None,
+    estimate: Estimate,
     initial: np.ndarray,
-) -> dict[str, Any]:
-    """The facts with the targets that the config's policy settles on; those that are no fit's have no interval."""
+    *,
+    notes: tuple[str, ...] = (),
+    curve: LossCurve | None = None,
+    points: MeasuredPoints | None = None,
+) -> PredictedTargets:
+    """The targets that the config's policy settles on."""
     options = pipeline.config.targets
-    losses, notes = apply_policy(
+    return PredictedTargets.from_estimate(
         estimate,
-        target,
         initial,
         policy=options.when_unusable,
         names=pipeline.prepared.names,
-        given=options.fallback,
+        fallback=options.fallback,
         strict=options.strict,
+        notes=notes,
+        curve=curve,
+        points=points,
     )
-    kept = losses == estimate.target
-    fitted = {
-        name: [value if keep else None for value, keep in zip(facts[name], kept.tolist(), strict=True)]
-        for name in ("lower", "upper", "standard_error")
-    }
-    return {**facts, **fitted, "target": losses.tolist(), "predicted": estimate.target.tolist(), "notes": notes}
-
-
-def own_targets(losses: tuple[float, ...]) -> dict[str, Any]:
-    """The user's own target losses, in the form of a fit's."""
-    given = list(losses)
-    return {
-        "target": given,
-        "lower": given,
-        "upper": given,
-        "standard_error": [0.0] * len(given),
-        "verdict": ["given"] * len(given),
-        "advice": [""] * len(given),
-        "law": None,
-        "curve": None,
-        "points": {"tokens": [], "loss": []},
-        "proxy_tokens": 0,
-        "notes": [],
-    }
 
 
 def targets_from(facts: dict[str, Any], prior: np.ndarray, constants: dict[str, np.ndarray] | None = None) -> Targets:
