@@ -19,7 +19,7 @@ import numpy as np
 from experiments.tables import ROOT, markdown, replace_block
 from experiments.target_error.measure import CURVES
 from vtune_jax.fits import areas, estimate_targets
-from vtune_jax.fits.laws.annealing import ALPHA_PRIOR, MODEL_ERROR_PER_DECADE, decay_for
+from vtune_jax.fits.laws.annealing import ALPHA_PRIOR, SHORT_RUN_MODEL_ERROR, decay_for
 
 BUDGETS = (0.05, 0.1, 0.2, 0.4)
 LEVEL = 0.9
@@ -115,7 +115,7 @@ def one(
     run: dict,
     *,
     decay: float | None = None,
-    model_error_per_decade: float = MODEL_ERROR_PER_DECADE,
+    model_error_per_decade: float = SHORT_RUN_MODEL_ERROR,
     beta_prior: tuple[float, float] = ALPHA_PRIOR,
     share_beta: bool = False,
     first_share: int = FIRST_SHARE,

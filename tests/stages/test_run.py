@@ -12,7 +12,7 @@ from vtune_jax.experiment.config import load
 def test_a_file_with_overrides_gives_the_results_of_the_command(small, store, tmp_path):
     losses = {"targets__losses": [1.0, 2.0, 1.5], "arms": [{"name": "static"}]}
     results = vtune_jax.run(small, folder=tmp_path / "run", store=store, train__steps=10, **losses)
-    assert results.run["token_budget"] == 10 * 4 * 16
+    assert results.run.token_budget == 10 * 4 * 16
     assert list(results.arms) == ["static"]
     assert (tmp_path / "run" / "latest" / "report.html").exists()
 

@@ -1,44 +1,115 @@
 """The command `vtune-jax fit`: any points through a law; parameters, intervals, verdict and a picture.
 
-It loads nothing of the trainer, and keeps what it compiles, so that a second call answers at once.
+It loads nothing of the trainer, and keeps the programs that it compiles, so that a second call answers at once.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from vtune_jax.errors import UserError
-from vtune_jax.fits.csv_table import Curves, read_curves
-from vtune_jax.fits.laws.power_law import Width
+from vtune_jax.fits.csv_table import ONLY, LossTable, read_table
+from vtune_jax.fits.laws.law import Budget, Diagnosis, DropHead, Estimate, Law, Question
 from vtune_jax.fits.laws.registry import law_named
+from vtune_jax.fits.solver import Width
+
+Interval = tuple[float | None, float | None]
+"""None: unbounded."""
 
 
-class Request(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
     """What is asked of the points."""
 
     points: Path
     law: str = "LD"
     predict: float | None = None  # tokens to predict the loss at
-    params: float | None = None  # model size to predict it for, under LND
+    params: float | None = None  # model size to predict the loss for, under laws over model sizes
     initial: dict[str, float] | None = None  # initial loss by domain; the key "" stands for all
-    current: dict[str, float] | None = None
+    current: dict[str, float] | None = None  # current loss, likewise
     delta: Width = 1e-3
     drop_worst: int = 0
-    drop_head: int | str = "auto"
+    drop_head: DropHead = "auto"
     level: float = 0.95
-    replicates: int | None = None  # of the bootstrap, under LND; None: 1000
+    replicates: int | None = None  # of the bootstrap; None: 1000
     share_beta: bool = False
     plot: Path | None = None
 
 
-class Answer(NamedTuple):
-    """For people and for programs."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DomainAnswer:
+    """What was found for one domain."""
 
-    facts: dict[str, Any]
-    picture: Path | None
+    parameters: dict[str, float | None]  # those that people read, in their order
+    stored: dict[str, float | None]  # others that the law's fit holds
+    objective: float | None
+    status: int
+    errors: dict[str, float | None] | None  # standard errors of the parameters
+    intervals: dict[str, Interval] | None  # of the parameters
+    target: float | None
+    interval: Interval | None  # of the target; None: no target was asked for
+    verdicts: tuple[str, ...]
+    advice: tuple[str, ...]
+    diagnostics: Diagnosis
+
+    def as_json(self) -> dict[str, Any]:
+        """With keys only for what was found."""
+        facts: dict[str, Any] = {**self.parameters, **self.stored, "objective": self.objective, "status": self.status}
+        if self.intervals is not None:
+            facts |= {
+                "standard_errors": self.errors,
+                "intervals": {name: list(bounds) for name, bounds in self.intervals.items()},
+            }
+        if self.interval is not None:
+            facts |= {"target": self.target, "lower": self.interval[0], "upper": self.interval[1]}
+        return facts | {
+            "verdicts": list(self.verdicts),
+            "advice": list(self.advice),
+            "diagnostics": self.diagnostics,
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What was found, for people and for programs."""
+
+    law: Law[Any]
+    request: Request
+    warnings: tuple[str, ...]
+    domains: dict[str, DomainAnswer]
+
+    def as_json(self) -> str:
+        """For programs."""
+        facts = {
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "predict": self.request.predict,
+            "level": self.request.level,
+            "delta": self.request.delta,
+            "warnings": list(self.warnings),
+            "domains": {name: domain.as_json() for name, domain in self.domains.items()},
+        }
+        return json.dumps(facts, indent=1, allow_nan=False)
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        lines = [self.law.formula, *(f"warning: {warning}" for warning in self.warnings)]
+        level = f"{100 * self.request.level:.6g}%"
+        for name, domain in self.domains.items():
+            lines.append("" if name == ONLY else f"\n{name}")
+            intervals: dict[str, Interval] = domain.intervals or {}
+            for parameter, value in domain.parameters.items():
+                lines.append(f"  {parameter:<9} {_number(value)}{_bounds(intervals.get(parameter), level)}")
+            lines.append(f"  objective {_number(domain.objective)}")
+            if domain.interval is not None:
+                lines.append(f"  target    {_number(domain.target)}{_bounds(domain.interval, level)}")
+            lines.append(f"  verdict   {', '.join(domain.verdicts)}")
+            lines += [f"            {advice}" for advice in domain.advice]
+        return lines
 
 
 def answer(request: Request) -> Answer:
@@ -49,9 +120,11 @@ def answer(request: Request) -> Answer:
     """
     try:
         law = law_named(request.law)
-        _assert_askable(request, law.name)
-        columns = law.columns if law.name == "LRA" else law.columns[::-1]
-        table = read_curves(request.points, columns=columns, drop_worst=request.drop_worst)
+        budget = _budget(request, law)
+        _assert_used(request, law)
+        table = read_table(
+            request.points, columns=law.column_names, zero_allowed=law.zero_allowed, drop_worst=request.drop_worst
+        )
         counts = (~np.isnan(table.losses)).sum(axis=0)
         if counts.min() < law.size:
             raise UserError(
@@ -59,7 +132,29 @@ def answer(request: Request) -> Answer:
                 f"least {law.size}",
                 "measure more, or leave the domain out",
             )
-        return _chinchilla(request, table) if law.name == "LND" else _curves(request, table, law.name)
+        columns = [table.columns[name] for name in law.column_names]
+        question = Question(
+            budget=budget,
+            initial_losses=_by_domain(request.initial, table.names, "--initial"),
+            current_losses=_by_domain(request.current, table.names, "--current"),
+            runs=table.runs,
+            level=request.level,
+            delta=request.delta,
+            drop_head=request.drop_head,
+            share_beta=request.share_beta,
+            replicates=1000 if request.replicates is None else request.replicates,
+            band=request.plot is not None,
+        )
+        estimate = law.estimator.estimate(law, columns, table.losses, question)
+        if request.plot is not None:
+            _draw(request.plot, estimate, columns, table, request)
+        present = [np.where(np.isnan(table.losses), np.nan, column) for column in columns]
+        return Answer(
+            law=law,
+            request=request,
+            warnings=(*table.notes, *law.warnings(estimate.fit, present, table.names)),
+            domains={name: _of_domain(estimate, place) for place, name in enumerate(table.names)},
+        )
     except OSError as error:
         raise UserError(
             f"cannot write the picture {request.plot} ({error.strerror or error})",
@@ -69,235 +164,119 @@ def answer(request: Request) -> Answer:
         raise UserError(str(error).rstrip("."), "mend that and run the same command again") from error
 
 
-def _assert_askable(request: Request, law: str) -> None:
-    """Refuses options that the law does not use, and numbers that make no sense."""
-    unused = {
-        "LND": {"--share-beta": request.share_beta, "--drop-head": request.drop_head != "auto"},
-        "LD": {"--params": request.params is not None, "--replicates": request.replicates is not None},
-        "LRA": {"--params": request.params is not None, "--replicates": request.replicates is not None},
-    }[law]
-    if named := [option for option, given in unused.items() if given]:
-        raise UserError(f"the law {law} makes no use of {' and '.join(named)}", "leave it out, or choose another --law")
-    if law == "LRA" and request.predict is not None:
-        raise UserError(
-            "--predict needs tokens, and the law LRA is read off at areas of a schedule",
-            "leave --predict out, or use vtune_jax.fits.estimate_targets",
-        )
-    if law == "LND" and (request.predict is None) != (request.params is None):
-        raise UserError("the law LND predicts for a size and a budget", "give --predict D together with --params N")
-    of_target = {"--initial": request.initial, "--current": request.current}
-    if request.predict is None and (named := [option for option, given in of_target.items() if given]):
-        raise UserError(f"{' and '.join(named)} judge a target, and none is asked for", "give --predict too")
-    for option, value in (("--predict", request.predict), ("--params", request.params)):
+def _budget(request: Request, law: Law[Any]) -> Budget | None:
+    """Where the law is to be read off: the options give one value for each of its columns."""
+    options = {"tokens": ("--predict D", request.predict), "params": ("--params N", request.params)}
+    for name, value in options.values():
         if value is not None and not (np.isfinite(value) and value > 0):
-            raise UserError(f"{option} must be positive and finite, got {value:g}", "give a plain count")
+            raise UserError(f"{name.split()[0]} must be positive and finite, got {value:g}", "give a plain count")
+    wanted = [name for name, (_, value) in options.items() if value is not None]
+    if not wanted:
+        return None
+    if beyond := [name for name in law.column_names if name not in options]:
+        raise UserError(
+            f"--predict needs tokens, and the law {law.name} is read off at {' and '.join(beyond)}",
+            "leave --predict out, or use vtune_jax.fits in Python",
+        )
+    if spare := [options[name][0].split()[0] for name in wanted if name not in law.column_names]:
+        raise UserError(
+            f"the law {law.name} makes no use of {' and '.join(spare)}", "leave it out, or choose another --law"
+        )
+    values = [options[name][1] for name in law.column_names]
+    known = tuple(value for value in values if value is not None)
+    if len(known) < len(values):
+        together = " together with ".join(options[name][0] for name in reversed(law.column_names))
+        raise UserError(f"the law {law.name} predicts for all of its columns", f"give {together}")
+    return known
 
 
-def _curves(request: Request, table: Curves, law: str) -> Answer:
-    from vtune_jax.fits.diagnostics import NUMBERS_OF_TARGET, OF_TARGET, Verdict, unit_warnings
-    from vtune_jax.fits.estimate import estimate_targets
-
-    farthest = float(np.nanmax(np.where(np.isnan(table.losses), np.nan, table.tokens)))
-    annealed = table.others.get("annealed_area")
-    last_annealed = 0.0 if annealed is None else float(np.nanmax(np.where(np.isnan(table.losses), np.nan, annealed)))
-    estimate = estimate_targets(
-        table.tokens,
-        table.losses,
-        farthest if request.predict is None else request.predict,
-        initial_losses=_by_domain(request.initial, table.names, "--initial"),
-        current_losses=_by_domain(request.current, table.names, "--current"),
-        annealed=annealed,
-        target_annealed=last_annealed,
-        runs=table.runs,
-        level=request.level,
-        delta=request.delta,
-        drop_head=request.drop_head,  # type: ignore[arg-type]
-        share_beta=request.share_beta,
-        band=request.plot is not None,
-    )
-    fit = estimate.fit
-    names = ("E", "log_B", "beta") if law == "LD" else ("E", "log_A", "alpha", "C")
-    warned = list(table.notes)
-    if law == "LD":
-        seen = np.where(np.isnan(table.losses), np.nan, table.tokens)
-        warned += unit_warnings(seen, fit.log_B, table.names)  # type: ignore[union-attr]
-    hidden = frozenset() if request.predict is not None else OF_TARGET
-    without = () if request.predict is not None else NUMBERS_OF_TARGET
-    said = [
-        [both for both in zip(*of, strict=True) if both[0] not in hidden] or [(Verdict.TRUSTWORTHY, "")]
-        for of in zip(estimate.verdicts, estimate.advices, strict=True)
-    ]
-    domains = {
-        name: {
-            **{key: _plain(getattr(fit, key)[place]) for key in names},
-            "objective": _plain(fit.objective[place]),
-            "status": int(fit.status[place]),
-            **(
-                {key: _plain(getattr(estimate, key)[place]) for key in ("target", "lower", "upper")}
-                if request.predict is not None
-                else {}
-            ),
-            "verdicts": [str(verdict) for verdict, _ in said[place]],
-            "advice": [advice for _, advice in said[place] if advice],
-            "diagnostics": {
-                key: value for key, value in estimate.diagnostics.as_json(place).items() if key not in without
-            },
-        }
-        for place, name in enumerate(table.names)
+def _assert_used(request: Request, law: Law[Any]) -> None:
+    """Refuses options that would make no difference."""
+    chosen = {
+        "share_beta": request.share_beta,
+        "drop_head": request.drop_head != "auto",
+        "replicates": request.replicates is not None,
     }
-    facts = _facts(request, law, warned, domains)
-    if request.plot is None:
-        return Answer(facts, None)
-    from vtune_jax.report.fit_pictures import save_curves
+    unused = [name for name, given in chosen.items() if given and name not in law.estimator.options]
+    if unused:
+        listed = " and ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise UserError(f"the law {law.name} makes no use of {listed}", "leave it out, or choose another --law")
+    of_target = {"--initial": request.initial, "--current": request.current}
+    if request.predict is None and (named := [option for option, losses in of_target.items() if losses]):
+        raise UserError(f"{' and '.join(named)} judge a target, and none is asked for", "give --predict too")
 
-    band = estimate.band
-    assert band is not None
+
+def _of_domain(estimate: Estimate, place: int) -> DomainAnswer:
+    law, fit = estimate.law, estimate.fit
+    shown = law.shown_parameters
+    intervals = {name: estimate.parameter_interval(place, name) for name in shown}
+    known = {name: _interval(*bounds) for name, bounds in intervals.items() if bounds is not None}
+    judgements = estimate.judgements[place]
+    return DomainAnswer(
+        parameters={name: _plain(getattr(fit, name)[place]) for name in shown},
+        stored={name: _plain(getattr(fit, name)[place]) for name in law.parameters if name not in shown},
+        objective=_plain(fit.objective[place]),
+        status=int(fit.status[place]),
+        errors={name: estimate.parameter_error(place, name) for name in known} if known else None,
+        intervals=known or None,
+        target=_plain(estimate.target[place]),
+        interval=None if estimate.budget is None else _interval(estimate.lower[place], estimate.upper[place]),
+        verdicts=tuple(str(judgement.verdict) for judgement in judgements),
+        advice=tuple(judgement.advice for judgement in judgements if judgement.advice),
+        diagnostics=estimate.diagnosis(place),
+    )
+
+
+def _draw(path: Path, estimate: Estimate, columns: Sequence[np.ndarray], table: LossTable, request: Request) -> None:
+    """The curve with its interval where the law has one, else how far points lie from the fit."""
+    from vtune_jax.report.fit_pictures import save_curves, save_residuals
+
+    losses, band = table.losses.T.tolist(), estimate.band
+    if band is None:
+        predicted = estimate.law.predict(estimate.fit, *columns)
+        save_residuals(path, names=table.names, predicted=predicted.T.tolist(), losses=losses)
+        return
     save_curves(
-        request.plot,
+        path,
         names=table.names,
-        tokens=table.tokens.T.tolist(),
-        losses=table.losses.T.tolist(),
-        along=band.tokens.tolist(),
+        tokens=columns[0].T.tolist(),
+        losses=losses,
+        along=band.along.tolist(),
         middle=band.middle.T.tolist(),
         lower=band.lower.T.tolist(),
         upper=band.upper.T.tolist(),
         target=request.predict,
         level=request.level,
-        abscissa="tokens" if law == "LD" else "sum of learning rates",
+        abscissa=estimate.law.columns[0].axis,
     )
-    return Answer(facts, request.plot)
 
 
-def _chinchilla(request: Request, table: Curves) -> Answer:
-    from vtune_jax.fits.sizes import SizeTarget, estimate_over_sizes, interval
-
-    at = None if request.predict is None or request.params is None else SizeTarget(request.params, request.predict)
-    params = table.others["params"]
-    estimate = estimate_over_sizes(
-        params,
-        table.tokens,
-        table.losses,
-        at,
-        initial_losses=_by_domain(request.initial, table.names, "--initial"),
-        current_losses=_by_domain(request.current, table.names, "--current"),
-        level=request.level,
-        delta=request.delta,
-        replicates=request.replicates or 1000,
-    )
-    fit = estimate.fit
-    domains: dict[str, dict[str, Any]] = {}
-    for place, name in enumerate(table.names):
-        replicates = estimate.replicates[place]
-        values = {
-            "E": (fit.E[place], replicates.E),
-            "A": (np.exp(fit.log_A[place]), np.exp(replicates.log_A)),
-            "B": (np.exp(fit.log_B[place]), np.exp(replicates.log_B)),
-            "alpha": (fit.alpha[place], replicates.alpha),
-            "beta": (fit.beta[place], replicates.beta),
-        }
-        told = estimate.determined[place]
-        domains[name] = {
-            **{key: _plain(value) for key, (value, _) in values.items()},
-            "log_A": _plain(fit.log_A[place]),
-            "log_B": _plain(fit.log_B[place]),
-            "objective": _plain(fit.objective[place]),
-            "status": int(fit.status[place]),
-            "standard_errors": {key: _plain(drawn.std(ddof=1)) if told else None for key, (_, drawn) in values.items()},
-            "intervals": {
-                key: [_plain(q) for q in interval(drawn, request.level, determined=told)]
-                for key, (_, drawn) in values.items()
-            },
-        }
-        if at is not None:
-            domains[name] |= {key: _plain(getattr(estimate, key)[place]) for key in ("target", "lower", "upper")}
-        seen = ~np.isnan(table.losses[:, place])
-        domains[name] |= {
-            "verdicts": [str(verdict) for verdict in estimate.verdicts[place]],
-            "advice": [advice for advice in estimate.advices[place] if advice],
-            "diagnostics": {
-                "points": int(seen.sum()),
-                "model_sizes": len(np.unique(params[seen, place])),
-                "sigma": _plain(fit.sigma[place]),
-            },
-        }
-    facts = _facts(request, "LND", list(table.notes), domains)
-    if request.plot is None:
-        return Answer(facts, None)
-    from vtune_jax.report.fit_pictures import save_residuals
-
-    predicted = np.stack([_predicted(fit, place, params, table.tokens) for place in range(len(table.names))], axis=1)
-    save_residuals(
-        request.plot,
-        names=table.names,
-        predicted=predicted.T.tolist(),
-        losses=table.losses.T.tolist(),
-    )
-    return Answer(facts, request.plot)
-
-
-def _predicted(fit: Any, place: int, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    of_size = np.exp(fit.log_A[place] - fit.alpha[place] * np.log(params[:, place]))
-    return fit.E[place] + of_size + np.exp(fit.log_B[place] - fit.beta[place] * np.log(tokens[:, place]))
-
-
-def _facts(request: Request, law: str, warned: Sequence[str], domains: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "law": law,
-        "formula": law_named(law).formula,
-        "predict": request.predict,
-        "level": request.level,
-        "delta": request.delta,
-        "warnings": list(warned),
-        "domains": domains,
-    }
-
-
-def _by_domain(given: dict[str, float] | None, names: Sequence[str], option: str) -> np.ndarray | None:
-    if not given:
+def _by_domain(losses: dict[str, float] | None, names: Sequence[str], option: str) -> np.ndarray | None:
+    if not losses:
         return None
-    unknown = [name for name in given if name and name not in names]
+    unknown = [name for name in losses if name and name not in names]
     if unknown:
         raise UserError(
-            f"{option} names {', '.join(map(repr, unknown))}; the table holds {', '.join(names)}", "mend it"
+            f"{option} names {', '.join(map(repr, unknown))}; the table holds {', '.join(names)}",
+            "use the names of the table's domains",
         )
-    return np.array([given.get(name, given.get("", np.nan)) for name in names])
+    return np.array([losses.get(name, losses.get("", np.nan)) for name in names])
 
 
-def _plain(value: Any) -> float | None:
+def _plain(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def lines(facts: dict[str, Any]) -> list[str]:
-    """An answer in words, for a terminal."""
-    said = [facts["formula"], *(f"warning: {warning}" for warning in facts["warnings"])]
-    level = f"{100 * facts['level']:.6g}%"
-    for name, of in facts["domains"].items():
-        said.append("" if name == "all" else f"\n{name}")
-        shown = ("E", "A", "B", "log_B", "log_A", "C", "alpha", "beta")
-        hidden = {"log_A", "log_B"} if facts["law"] == "LND" else set()
-        for key in shown:
-            if key in of and key not in hidden:
-                said.append(f"  {key:<9} {_number(of[key])}{_interval(of.get('intervals', {}).get(key), level)}")
-        said.append(f"  objective {_number(of['objective'])}")
-        if "target" in of:
-            said.append(f"  target    {_number(of['target'])}{_interval([of['lower'], of['upper']], level)}")
-        if of["verdicts"]:
-            said.append(f"  verdict   {', '.join(of['verdicts'])}")
-        said += [f"            {advice}" for advice in of["advice"]]
-    return said
+def _interval(low: float, high: float) -> Interval:
+    return _plain(low), _plain(high)
 
 
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.8g}"
 
 
-def _interval(bounds: Sequence[float | None] | None, level: str) -> str:
+def _bounds(bounds: Interval | None, level: str) -> str:
     if bounds is None:
         return ""
     low, high = ("unbounded" if bound is None else f"{bound:.6g}" for bound in bounds)
     return f"   {level} interval {low} to {high}"
-
-
-def as_json(facts: dict[str, Any]) -> str:
-    """An answer for programs."""
-    return json.dumps(facts, indent=1, allow_nan=False)

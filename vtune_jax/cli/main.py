@@ -126,7 +126,7 @@ def _fit(options: argparse.Namespace) -> int:
     if not options.points.name:
         raise UserError(f"{options.points} is no file", "give the path of a CSV file")
     picture = None if options.no_plot else options.plot or options.points.with_suffix(".png")
-    found = fitting.answer(
+    answer = fitting.answer(
         fitting.Request(
             points=options.points,
             law=options.law,
@@ -143,9 +143,9 @@ def _fit(options: argparse.Namespace) -> int:
             plot=picture,
         )
     )
-    print(fitting.as_json(found.facts) if options.json else "\n".join(fitting.lines(found.facts)))
-    if found.picture and not options.json:
-        print(f"\npicture: {found.picture}")
+    print(answer.as_json() if options.json else "\n".join(answer.lines()))
+    if picture and not options.json:
+        print(f"\npicture: {picture}")
     return 0
 
 

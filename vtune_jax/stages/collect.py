@@ -15,6 +15,7 @@ from vtune_jax.machine.provenance import Provenance
 from vtune_jax.report.results import (
     ArmResult,
     Column,
+    Curve,
     Final,
     Points,
     Results,
@@ -69,7 +70,28 @@ def collect(
 
 def _target_result(session: Session, initial: HeldoutLosses, targets: TargetLosses | None) -> TargetResult:
     if targets is not None:
-        return from_json(TargetResult, targets.facts)
+        found = targets.predicted
+        return TargetResult(
+            initial=column(initial.domains),
+            target=column(found.target),
+            lower=list(found.lower),
+            upper=list(found.upper),
+            verdict=list(found.verdict),
+            advice=list(found.advice),
+            law=None if found.law is None else {name: list(values) for name, values in found.law.items()},
+            curve=None
+            if found.curve is None
+            else Curve(tokens=list(found.curve.tokens), loss=[list(losses) for losses in found.curve.loss]),
+            points=Points(
+                tokens=list(found.points.tokens),
+                loss=[list(losses) for losses in found.points.loss],
+                run=list(found.points.run or ()),
+            ),
+            target_tokens=targets.target_tokens,
+            proxy_tokens=targets.proxy_tokens,
+            level=targets.level,
+            notes=list(found.notes),
+        )
     config, domains = session.config, len(initial.domains)
     nothing: Column = [None] * domains
     return TargetResult(
