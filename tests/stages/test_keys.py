@@ -22,7 +22,7 @@ ARMS = """arms=[
     {name="velocitune", floor=0.05}, {name="static"}, {name="doremi", proxy_share=0.5},
     {name="skillit", learn_graph=true}, {name="olmix"},
     {name="regmix"}, {name="static", label="strata", form="stratified", groups=["a", "b", "b"]},
-    {name="static", label="even", form="unimax"},
+    {name="static", label="even", form="unimax", max_epochs=0.2},
 ]""".replace("\n", " ")
 
 SPECIAL = {
