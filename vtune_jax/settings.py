@@ -69,7 +69,8 @@ def load(
         _override(table, *_parsed(override), override)
     for key, value in (values or {}).items():
         _override(table, key.split("."), value, f"{key}={value}")
-    return _build(cls, table, "", str(path))
+    config: T = _build(cls, table, "", str(path))
+    return config
 
 
 def dumps(config: Any) -> str:

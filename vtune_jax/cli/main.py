@@ -4,10 +4,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from vtune_jax import __version__
-from vtune_jax.cli import experiment, runs
+from vtune_jax.cli import experiment, fit, runs
 from vtune_jax.errors import UserError, disk_is_full
 
 USER_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
@@ -32,7 +31,7 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code (2: a mistake of the user's, said in one line)."""
     options = _parsed(arguments)
     try:
-        code = options.verb(options)
+        code: int = options.verb(options)
         sys.stdout.flush()
         return code
     except UserError as error:
@@ -81,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
     experiment.add_parsers(verbs)
     runs.add_parser(verbs)
-    _add_fit(verbs)
+    fit.add_parser(verbs)
     doctor = verbs.add_parser(
         "doctor",
         help="versions, devices, and what to do about a missing accelerator",
@@ -90,85 +89,6 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(verb=_doctor)
     return top
-
-
-def _add_fit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    fit = verbs.add_parser(
-        "fit",
-        help="a scaling law through any points of yours: parameters, intervals, verdict, picture",
-        description="Fits a scaling law to a CSV file with columns tokens, loss and, if wanted, domain, params, run.",
-        epilog="example: vtune-jax fit points.csv --predict 1e9 --initial 3.2",
-    )
-    fit.add_argument("points", type=Path, help="CSV file; LND needs params too, LRA two areas; run: any label")
-    fit.add_argument("--law", default="LD", help="LD: E + B/D^beta (default); LND: with A/N^alpha; LRA: with annealing")
-    fit.add_argument("--predict", type=float, metavar="D", help="tokens to predict the loss at")
-    fit.add_argument("--params", type=float, metavar="N", help="model size to predict it for, under LND")
-    fit.add_argument("--initial", metavar="LOSS", help="loss before training, or DOMAIN=LOSS,...")
-    fit.add_argument("--current", metavar="LOSS", help="loss of today, or DOMAIN=LOSS,...")
-    fit.add_argument("--delta", default="1e-3", help='Huber width on log losses, or "auto" (default: 1e-3, published)')
-    fit.add_argument("--drop-worst", type=int, default=0, metavar="n", help="leave out the n largest losses")
-    fit.add_argument("--drop-head", default="auto", metavar="n", help="leave out the n first points (default: auto)")
-    fit.add_argument("--level", type=float, default=0.95, help="of the intervals (default: 0.95)")
-    fit.add_argument("--replicates", type=int, metavar="n", help="of the bootstrap under LND (default: 1000)")
-    fit.add_argument("--share-beta", action="store_true", help="a prior of beta that the domains have in common")
-    fit.add_argument("--plot", type=Path, metavar="PNG", help="where the picture goes (default: beside the points)")
-    fit.add_argument("--no-plot", action="store_true", help="no picture")
-    fit.add_argument("--json", action="store_true", help="print JSON")
-    fit.set_defaults(verb=_fit)
-
-
-def _fit(options: argparse.Namespace) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from vtune_jax.cli import fit as fitting
-    from vtune_jax.machine.compiled import keep_compiled
-
-    keep_compiled()
-    if not options.points.name:
-        raise UserError(f"{options.points} is no file", "give the path of a CSV file")
-    picture = None if options.no_plot else options.plot or options.points.with_suffix(".png")
-    answer = fitting.answer(
-        fitting.Request(
-            points=options.points,
-            law=options.law,
-            predict=options.predict,
-            params=options.params,
-            initial=_losses(options.initial, "--initial"),
-            current=_losses(options.current, "--current"),
-            delta="auto" if options.delta == "auto" else _real(options.delta, "--delta"),
-            drop_worst=options.drop_worst,
-            drop_head="auto" if options.drop_head == "auto" else _whole(options.drop_head, "--drop-head"),
-            level=options.level,
-            replicates=options.replicates,
-            share_beta=options.share_beta,
-            plot=picture,
-        )
-    )
-    print(answer.as_json() if options.json else "\n".join(answer.lines()))
-    if picture and not options.json:
-        print(f"\npicture: {picture}")
-    return 0
-
-
-def _losses(text: str | None, option: str) -> dict[str, float] | None:
-    """`3.2` for every domain, or `code=3.2,papers=2.9`."""
-    if text is None:
-        return None
-    parts = [part.rpartition("=") for part in text.split(",")]
-    return {name.strip(): _real(value, option) for name, _, value in parts}
-
-
-def _whole(text: str, option: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UserError(f"{option} is no whole number: {text!r}", "give a whole number") from None
-
-
-def _real(text: str, option: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"{option} is no number: {text!r}", "give a number") from None
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -82,7 +82,7 @@ def supplied(context: Context, arm: Arm, initial: HeldoutLosses, targets: Target
         stages["mixture"] = proposed_mixture(context.session, stages["proxies"], method, arm.name, prior, epochs)
         facts = read_mixture(stages["mixture"])
         mixture = np.array(facts["mixture"])
-    if targets is not None:
+    if targets is not None and targets.stage is not None:
         stages["targets"] = targets.stage
     moving = Moving(
         method=method if method.moves else constant_method(method),

@@ -140,7 +140,7 @@ def _too_small(budget: float, wanted: float) -> UserError:
 
 def share_read(real: RealRun, rows: np.ndarray, prior: np.ndarray, longest: int) -> np.ndarray:
     """The sub-sample: which share of each domain's rows the longest proxy reads, a random part; over 1: repeatedly."""
-    return longest * real.data.batch * prior / rows
+    return np.asarray(longest * real.data.batch * prior / rows)
 
 
 def measure_round(

@@ -85,7 +85,8 @@ class Trainer:
 
     def heldout_sums(self, params: PyTree, heldout: Rows) -> LossSums:
         """Held-out loss of a model on rows [domains, rows, ...]."""
-        return jax.device_get(self._jitted_evaluate(params, heldout))
+        sums: LossSums = jax.device_get(self._jitted_evaluate(params, heldout))
+        return sums
 
     def train(
         self,
