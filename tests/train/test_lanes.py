@@ -1,6 +1,8 @@
 """Short runs side by side: the same as alone, resumable, and packed without gaps."""
 
 import functools
+import os
+import signal
 
 import jax
 import numpy as np
@@ -12,7 +14,7 @@ from vtune_jax.rules import Static
 from vtune_jax.train.heldout import make_evaluate, mean_loss
 from vtune_jax.train.lanes import LaneEngine, Lanes, ShortRun, packed
 from vtune_jax.train.listeners import Shown
-from vtune_jax.train.loop import LoopConfig, Run, train
+from vtune_jax.train.loop import Interrupted, LoopConfig, Run, train
 
 EVALUATE = jax.jit(make_evaluate(tiny.model(), 9))
 
@@ -25,14 +27,16 @@ class Killed(Exception):
     pass
 
 
-def trained(folder, lanes, *, stop=None, every=100):
+def trained(folder, lanes, *, stop=None, every=100, asked=False):
     done = 0
 
     def tick(steps, fields):
         nonlocal done
         done += steps
         if stop is not None and done >= stop:
-            raise Killed
+            if not asked:
+                raise Killed
+            os.kill(os.getpid(), signal.SIGTERM)
 
     engine = LaneEngine(
         lanes,
@@ -70,7 +74,11 @@ def test_each_run_ends_as_it_would_alone(tmp_path):
 def test_a_killed_program_goes_on_to_the_same_bits(tmp_path):
     whole = trained(tmp_path / "whole", packed(RUNS))
     with pytest.raises(Killed):
-        trained(tmp_path / "broken", packed(RUNS), stop=14, every=6)
+        trained(tmp_path / "broken", packed(RUNS), stop=8, every=6)
+    # Later it is asked to stop, and saves where it is.
+    with pytest.raises(Interrupted) as stop:
+        trained(tmp_path / "broken", packed(RUNS), stop=14, every=6, asked=True)
+    assert 14 <= stop.value.step < 20
     steps = []
     for left, right in zip(whole, trained(tmp_path / "broken", packed(RUNS), every=6), strict=True):
         np.testing.assert_array_equal(left, right)
