@@ -20,7 +20,6 @@ from vtune_jax.data.mixture.spec import fingerprint
 from vtune_jax.data.tokens.streams import Streams
 from vtune_jax.errors import UserError
 from vtune_jax.machine.files import read_json, write_json
-from vtune_jax.machine.mesh import data_mesh
 from vtune_jax.train.checkpoint import canonical
 from vtune_jax.train.heldout import mean_loss
 from vtune_jax.train.lanes import LaneEngine, ShortRun, packed
@@ -162,7 +161,7 @@ def _train(pipeline: Pipeline, folder: Path, plan: Round) -> list[np.ndarray]:
             stores=stores,
             quota=np.asarray(to_quota(jnp.asarray(pipeline.prior, jnp.float32))),
             heldout_loss=lambda params: mean_loss(pipeline.lab.heldout_sums(params, streams.heldout)),
-            mesh=data_mesh(spec.batch),
+            mesh=pipeline.lab.mesh,
         )
         run = Run(folder=folder, steps=lanes.steps, facts=canonical(facts), loop=config.loop)
         listeners = [Shown(tick, pipeline.progress.note)]

@@ -51,7 +51,8 @@ class Lab:
         self.config = config
         self.facts, self._allow_data_change = facts or {}, allow_data_change
         self.model: Model = build(config.model, vocabulary)
-        self.evaluate = make_evaluate(self.model, config.data.evaluate_rows_at_once)
+        self.mesh = None if config.data.engine == "device" else data_mesh(config.data.batch)
+        self.evaluate = make_evaluate(self.model, config.data.evaluate_rows_at_once, self.mesh)
         self._jitted_evaluate = jax.jit(self.evaluate)
         self._compiled: dict[Any, CompiledStep | Scan] = {}
 
@@ -119,7 +120,7 @@ class Lab:
                 constants,
                 interval=mixture.interval,
                 lag=mixture.lag,
-                mesh=data_mesh(data.batch),
+                mesh=self.mesh,
                 workers=data.workers,
                 worker_kind=data.worker_kind,
             )
@@ -155,7 +156,7 @@ class Lab:
             UserError: they are missing or damaged.
         """
         checkpoints = Checkpoints(folder / "params")
-        found = checkpoints.restore(template(self.model.template(), None), {})
+        found = checkpoints.restore(template(self.model.template(), self.mesh), {})
         checkpoints.close()
         if found is None:
             raise UserError(f"the finished stage {folder} has no usable parameters", "delete that folder and run again")
