@@ -1,9 +1,7 @@
-"""Runs on limited, lost, changed and late data, and by several processes."""
+"""Runs on limited, lost, changed and late data."""
 
 import dataclasses
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -197,61 +195,3 @@ def test_the_order_goes_on_exactly_after_a_kill_anywhere(tmp_path):
         assert killed.returncode == -9
         assert_same_state(run(folder), expected)
         assert_same_files(folder, tmp_path / "whole")
-
-
-WORKER = """
-import dataclasses, sys
-from pathlib import Path
-import jax
-folder, count, index, port, steps = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
-jax.distributed.initialize(f"localhost:{port}", count, index)
-from tests import tiny
-from vtune_jax.machine.mesh import data_mesh
-assert jax.device_count() == 4
-run = dataclasses.replace(tiny.run(folder), steps=steps)
-state = tiny.carry_out(run, tiny.engine(mesh=data_mesh(tiny.BATCH)))
-print(index, jax.device_get(state.mixture.cursor.order).tolist(), flush=True)
-"""
-
-
-def processes(folder, count, steps):
-    """A run by so many processes with four devices together; what each says of the rows it read."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(folder), str(count), str(index), port, str(steps)],
-            env=environment,
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(count)
-    ]
-    said = []
-    for process in running:
-        out, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error[-3000:]
-        said.append(out.strip().splitlines()[-1].partition(" ")[2])
-    return said
-
-
-def losses(folder):
-    return [json.loads(line)["loss"] for line in (folder / "steps.jsonl").read_text().splitlines()]
-
-
-def test_one_two_and_four_processes_read_the_same_batches_and_take_over_from_each_other(tmp_path):
-    orders = {}
-    for count in (1, 2):
-        said = processes(tmp_path / str(count), count, tiny.STEPS)
-        assert len(set(said)) == 1
-        orders[count] = said[0]
-    # The first part by two processes, the rest by four.
-    processes(tmp_path / "both", 2, 12)
-    orders["both"] = processes(tmp_path / "both", 4, tiny.STEPS)[0]
-    assert len(set(orders.values())) == 1
-    for name in ("2", "both"):
-        np.testing.assert_allclose(losses(tmp_path / name), losses(tmp_path / "1"), rtol=1e-3)

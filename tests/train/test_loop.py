@@ -2,8 +2,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -207,32 +205,6 @@ def test_the_checksum_sees_every_bit_and_every_place():
 def test_periods_below_one_are_refused(field):
     with pytest.raises(ValueError, match=f"{field} must be at least 1, got 0"):
         LoopConfig(**{field: 0})
-
-
-def test_four_devices_read_the_same_rows_and_reach_the_same_losses(tmp_path):
-    alone = tiny.trained(tmp_path / "one")
-    program = (
-        "import sys; from pathlib import Path; from tests import tiny; import jax\n"
-        "from vtune_jax.machine.mesh import data_mesh\n"
-        "engine = tiny.engine(mesh=data_mesh(tiny.BATCH))\n"
-        "state = tiny.carry_out(tiny.run(Path(sys.argv[1])), engine)\n"
-        "print(jax.device_count(), state.mixture.cursor.row.tolist())\n"
-    )
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    said = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "four")],
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert said.stdout.split("\n")[0] == f"4 {alone.mixture.cursor.row.tolist()}"
-    losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / name / "steps.jsonl").read_text().splitlines()]
-        for name in ("one", "four")
-    ]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
 def test_a_full_disk_is_told_whatever_the_storage_layer_calls_it(tmp_path, monkeypatch):

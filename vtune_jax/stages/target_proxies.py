@@ -22,7 +22,6 @@ from vtune_jax.errors import UserError
 from vtune_jax.experiment.config import ExperimentConfig
 from vtune_jax.fits.config import TargetsConfig
 from vtune_jax.machine.files import read_json, write_json
-from vtune_jax.machine.mesh import data_mesh
 from vtune_jax.stages.session import Tools
 from vtune_jax.stages.short_runs import FromBase
 from vtune_jax.train.checkpoint import canonical
@@ -181,7 +180,7 @@ def _train(start: FromBase, options: TargetsConfig, folder: Path, tools: Tools, 
             stores=stores,
             quota=np.asarray(to_quota(jnp.asarray(start.prior, jnp.float32))),
             heldout_loss=lambda params: mean_loss(trainer.heldout_sums(params, streams.heldout)),
-            mesh=data_mesh(spec.batch),
+            mesh=trainer.mesh,
         )
         run = Run(folder=folder, steps=lanes.steps, facts=canonical(facts), loop=start.recipe.loop)
         listeners = [Shown(tick, tools.progress.note)]

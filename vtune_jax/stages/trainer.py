@@ -79,7 +79,8 @@ class Trainer:
         self.recipe = recipe
         self._warn = warn
         self.model: Model = build(recipe.model, recipe.vocabulary)
-        self._evaluate = make_evaluate(self.model, recipe.data.evaluate_rows_at_once)
+        self.mesh = None if recipe.data.engine == "device" else data_mesh(recipe.data.batch)
+        self._evaluate = make_evaluate(self.model, recipe.data.evaluate_rows_at_once, self.mesh)
         self._jitted_evaluate = jax.jit(self._evaluate)
         self._compiled: dict[Any, CompiledStep | Scan] = {}
 
@@ -129,7 +130,7 @@ class Trainer:
                 constants,
                 interval=recipe.interval,
                 lag=recipe.lag,
-                mesh=data_mesh(data.batch),
+                mesh=self.mesh,
                 workers=data.workers,
                 worker_kind=data.worker_kind,
             )
@@ -165,7 +166,7 @@ class Trainer:
             UserError: they are missing or damaged.
         """
         checkpoints = Checkpoints(folder / "params")
-        found = checkpoints.restore(template(self.model.template(), None), {})
+        found = checkpoints.restore(template(self.model.template(), self.mesh), {})
         checkpoints.close()
         if found is None:
             raise UserError(f"the finished stage {folder} has no usable parameters", "delete that folder and run again")
