@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from vtune_jax.core.types import Seed
+
+_GOLDEN = 0x9E3779B9
+
 
 def mix(word: Any) -> Any:
     """Xor-shifts and two odd multipliers (the "lowbias32" constants of C. Wellons' search)."""
@@ -30,10 +34,23 @@ def _mix_in_place(shifted: np.ndarray, word: np.ndarray) -> np.ndarray:
     return mixed
 
 
-def key(xp: ModuleType, seed: int, purpose: int, *words: Any) -> Any:
-    """Hashes a seed, a purpose and any words, one after the other, to uint32."""
+def key(xp: ModuleType, seed: Seed, purpose: int, *words: Any) -> Any:
+    """Hashes a seed, a purpose and any words, one after the other, to uint32.
+
+    Args:
+        xp: numpy or jax.numpy.
+        seed: a Python number, or a uint32 that may be traced; equal ones give the same hash.
+        purpose: keeps the keys of different uses apart.
+        words: uint32 arrays, broadcast against each other.
+
+    Returns:
+        uint32 in the words' common shape, with at least one dimension.
+    """
     # At least one dimension throughout: numpy warns when a scalar wraps, and never for an array.
-    hashed = mix(xp.asarray([(seed + purpose * 0x9E3779B9) % 2**32], np.uint32))
+    if isinstance(seed, int):
+        hashed = mix(xp.asarray([(seed + purpose * _GOLDEN) % 2**32], np.uint32))
+    else:
+        hashed = mix(xp.asarray(seed, np.uint32).reshape(1) + np.uint32(purpose * _GOLDEN % 2**32))
     for word in words:
-        hashed = mix(hashed ^ mix(word + np.uint32(0x9E3779B9)))
+        hashed = mix(hashed ^ mix(word + np.uint32(_GOLDEN)))
     return hashed

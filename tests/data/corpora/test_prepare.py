@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.data.test_corpus import documents, prepared, write
+from tests.data.corpora.test_corpus import documents, prepared, write
 from vtune_jax.data.corpora import documents as readers
 from vtune_jax.data.corpora import parts
 from vtune_jax.data.corpora.config import CorpusConfig, DomainConfig
@@ -65,7 +65,7 @@ def test_ray_prepares_the_same_bytes_with_two_workers(tmp_path, small_parts):
     # In a process of its own: Ray's threads outlive what they are used for.
     program = (
         "import sys; from pathlib import Path; import ray\n"
-        "from tests.data import test_prepare as here\n"
+        "from tests.data.corpora import test_prepare as here\n"
         "ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)\n"
         "config = here.two_domains(Path(sys.argv[1]))\n"
         "here.parts.spans = lambda path: here.readers.spans(path, 5000)\n"

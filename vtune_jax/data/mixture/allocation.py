@@ -13,23 +13,20 @@ then on its weight counts as zero and the others' are scaled up. All of it in ex
 """
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from vtune_jax.core.hashing import key
 from vtune_jax.core.simplex import QUOTA_BITS, QUOTA_ONE
-from vtune_jax.core.types import Cursor
-
-if TYPE_CHECKING:
-    from vtune_jax.data.mixture.spec import PlanSpec
+from vtune_jax.core.types import Cursor, Seed
+from vtune_jax.data.mixture.spec import PlanSpec, Purpose
 
 PLENTY = 2**31 - 1
 """Rows left of a domain are counted up to this many."""
 
 _HALF, _MASK = QUOTA_BITS // 2, (1 << (QUOTA_BITS // 2)) - 1
-_OFFSET, _DRAW, _SHARED, _TIE = 1, 4, 5, 8  # purposes of the keys
 
 
 class Counts(NamedTuple):
@@ -40,7 +37,9 @@ class Counts(NamedTuple):
     short: Any  # bool [steps]; True: the domains cannot fill the batch, and the step cannot be made
 
 
-def allocate(xp: ModuleType, spec: "PlanSpec", step: Any, quota: Any, cursor: Cursor) -> Counts:
+def allocate(
+    xp: ModuleType, spec: PlanSpec, step: Any, quota: Any, cursor: Cursor, *, seed: Seed | None = None
+) -> Counts:
     """Rows per domain for consecutive steps under the same weights; see the top of this file.
 
     Args:
@@ -49,22 +48,24 @@ def allocate(xp: ModuleType, spec: "PlanSpec", step: Any, quota: Any, cursor: Cu
         step: uint32 [steps], consecutive.
         quota: weights in fixed point, uint32 [domains].
         cursor: before the first step.
+        seed: in place of the spec's; a traced uint32 can be mapped over.
     """
     quota = xp.asarray(quota)
+    seed = spec.seed if seed is None else seed
     if not (spec.limited or spec.allocation == "deficit"):
-        return _unlimited(xp, spec, step, quota, cursor.credit)
+        return _unlimited(xp, spec, seed, step, quota, cursor.credit)
     if xp is np:
-        return _in_stretches(spec, step, quota, cursor)
+        return _in_stretches(spec, seed, step, quota, cursor)
 
     def one(carried: Any, step: Any) -> Any:
         left, credit = carried
-        rows, credit, short = _single(xp, spec, step, quota, left, credit)
+        rows, credit, short = _single(xp, spec, seed, step, quota, left, credit)
         return (left - xp.minimum(rows, left), credit), (rows, credit, short)
 
     return Counts(*jax.lax.scan(one, (rows_left(xp, spec, cursor), cursor.credit), step)[1])
 
 
-def rows_left(xp: ModuleType, spec: "PlanSpec", cursor: Cursor) -> Any:
+def rows_left(xp: ModuleType, spec: PlanSpec, cursor: Cursor) -> Any:
     """Rows that each domain may still give, uint32 [domains], counted up to `PLENTY`."""
     limits = [limit or 0 for limit in spec.limit]
     length = np.array(spec.rows, np.uint32)
@@ -114,7 +115,7 @@ def rescaled(xp: ModuleType, quota: Any, available: Any) -> Any:
     return xp.where(total > 0, scaled, xp.zeros_like(scaled))
 
 
-def _in_stretches(spec: "PlanSpec", step: np.ndarray, quota: np.ndarray, cursor: Cursor) -> Counts:
+def _in_stretches(spec: PlanSpec, seed: Seed, step: np.ndarray, quota: np.ndarray, cursor: Cursor) -> Counts:
     """On the host: all steps at once up to the one in which a domain runs out, that one by itself, and so on."""
     left, credit = rows_left(np, spec, cursor), np.asarray(cursor.credit)
     parts: list[Counts] = []
@@ -124,7 +125,7 @@ def _in_stretches(spec: "PlanSpec", step: np.ndarray, quota: np.ndarray, cursor:
         if spec.allocation != "deficit":
             in_force = rescaled(np, quota, left > 0) if spec.limited else quota
             if in_force.any() and not _stopped(np, spec, quota, left):
-                ahead = _unlimited(np, spec, step[done:], in_force, credit)
+                ahead = _unlimited(np, spec, seed, step[done:], in_force, credit)
                 read = ahead.rows.cumsum(axis=0, dtype=np.uint32)
                 finite = left < PLENTY
                 out = (read >= left)[:, finite & (left > 0)].any(axis=1)
@@ -134,30 +135,32 @@ def _in_stretches(spec: "PlanSpec", step: np.ndarray, quota: np.ndarray, cursor:
                     left = np.where(finite, left - np.minimum(read[first - 1], left), left)
                     done += first
                     continue
-        rows, credit, short = _single(np, spec, step[done], quota, left, credit)
+        rows, credit, short = _single(np, spec, seed, step[done], quota, left, credit)
         parts.append(Counts(rows[None], credit[None], np.array([short])))
         left = np.where(left < PLENTY, left - np.minimum(rows, left), left)
         done += 1
     return Counts(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _unlimited(xp: ModuleType, spec: "PlanSpec", step: Any, quota: Any, credit: Any) -> Counts:
+def _unlimited(xp: ModuleType, spec: PlanSpec, seed: Seed, step: Any, quota: Any, credit: Any) -> Counts:
     cumulative = xp.cumsum(quota, dtype=np.uint32)
     if spec.allocation == "multinomial":
-        rows = _multinomial(xp, spec, step, cumulative)
+        rows = _multinomial(xp, spec, seed, step, cumulative)
     else:
-        rows = _systematic(xp, cumulative, np.uint32(spec.batch), key(xp, spec.seed, _OFFSET, step))
+        rows = _systematic(xp, cumulative, np.uint32(spec.batch), key(xp, seed, Purpose.OFFSET, step))
     credit = xp.broadcast_to(xp.asarray(credit), rows.shape)
     return Counts(rows, credit, xp.zeros(rows.shape[0], bool))
 
 
-def _single(xp: ModuleType, spec: "PlanSpec", step: Any, quota: Any, left: Any, credit: Any) -> tuple[Any, Any, Any]:
+def _single(
+    xp: ModuleType, spec: PlanSpec, seed: Seed, step: Any, quota: Any, left: Any, credit: Any
+) -> tuple[Any, Any, Any]:
     """One step with limits: rows, credit, and whether the batch cannot be filled."""
     in_force = rescaled(xp, quota, left > 0) if spec.limited else quota
     if spec.allocation == "deficit":
-        wanted, credit = _deficit(xp, spec, step, in_force, credit)
+        wanted, credit = _deficit(xp, spec, seed, step, in_force, credit)
     else:
-        wanted = _unlimited(xp, spec, xp.asarray(step).reshape(1), in_force, credit).rows[0]
+        wanted = _unlimited(xp, spec, seed, xp.asarray(step).reshape(1), in_force, credit).rows[0]
         wanted = xp.where(in_force.any(), wanted, np.uint32(0))
     if not spec.limited:
         return wanted, credit, xp.asarray(False)
@@ -173,7 +176,7 @@ def _single(xp: ModuleType, spec: "PlanSpec", step: Any, quota: Any, left: Any, 
         turn, rows = held
         scaled = rescaled(xp, quota, rows < left)
         lack = np.uint32(spec.batch) - rows.sum(dtype=np.uint32)
-        offset = key(xp, spec.seed, _SHARED, xp.asarray(step).reshape(1), turn)
+        offset = key(xp, seed, Purpose.SHARED, xp.asarray(step).reshape(1), turn)
         more = _systematic(xp, xp.cumsum(scaled, dtype=np.uint32), lack, offset)[0]
         return turn + np.uint32(1), xp.minimum(rows + more, left)
 
@@ -187,7 +190,7 @@ def _single(xp: ModuleType, spec: "PlanSpec", step: Any, quota: Any, left: Any, 
     return rows, credit, stopped | (rows.sum(dtype=np.uint32) < spec.batch)
 
 
-def _stopped(xp: ModuleType, spec: "PlanSpec", quota: Any, left: Any) -> Any:
+def _stopped(xp: ModuleType, spec: PlanSpec, quota: Any, left: Any) -> Any:
     """Whether a domain that has weight and ends the run has nothing left."""
     return (xp.asarray(np.array(spec.stops)) & (left == 0) & (quota > 0)).any()
 
@@ -208,10 +211,10 @@ def _times(quota: Any, batch: Any) -> tuple[Any, Any]:
     return (high >> _HALF) + (low >> QUOTA_BITS), low & (QUOTA_ONE - 1)
 
 
-def _multinomial(xp: ModuleType, spec: "PlanSpec", step: Any, cumulative: Any) -> Any:
+def _multinomial(xp: ModuleType, spec: PlanSpec, seed: Seed, step: Any, cumulative: Any) -> Any:
     """Each place draws a multiple of 2**-24 and falls to the domain whose stretch of [0, 1) holds it."""
     slot = xp.arange(spec.batch, dtype=np.uint32)
-    drawn = key(xp, spec.seed, _DRAW, step[:, None], slot[None, :]) >> (32 - QUOTA_BITS)
+    drawn = key(xp, seed, Purpose.DRAW, step[:, None], slot[None, :]) >> (32 - QUOTA_BITS)
     domains, steps = len(spec.rows), drawn.shape[0]
     # Without any weight every place lies past the end; the caller takes none of them.
     domain = xp.minimum(xp.searchsorted(cumulative, drawn.reshape(-1), side="right"), domains - 1)
@@ -219,7 +222,7 @@ def _multinomial(xp: ModuleType, spec: "PlanSpec", step: Any, cumulative: Any) -
     return _histogram(xp, cell, steps * domains).reshape(steps, domains).astype(np.uint32)
 
 
-def _deficit(xp: ModuleType, spec: "PlanSpec", step: Any, quota: Any, credit: Any) -> tuple[Any, Any]:
+def _deficit(xp: ModuleType, spec: PlanSpec, seed: Seed, step: Any, quota: Any, credit: Any) -> tuple[Any, Any]:
     """Floor of `B w_j` to each, and one more row to the domains that are owed most."""
     whole, fraction = _times(quota, np.uint32(spec.batch))
     owed = xp.asarray(credit) + fraction.astype(np.int32)
@@ -227,7 +230,7 @@ def _deficit(xp: ModuleType, spec: "PlanSpec", step: Any, quota: Any, credit: An
     extra = xp.where(quota.any(), np.uint32(spec.batch) - whole.sum(dtype=np.uint32), np.uint32(0))
     # Equal claims, as at the start, are put in an order of the step's own.
     domains = xp.arange(len(spec.rows), dtype=np.uint32)
-    tie = _argsort(xp, key(xp, spec.seed, _TIE, xp.asarray(step).reshape(1), domains))
+    tie = _argsort(xp, key(xp, seed, Purpose.TIE, xp.asarray(step).reshape(1), domains))
     claim = xp.where(quota > 0, -owed, np.int32(PLENTY))[tie]
     order = tie[_argsort(xp, claim)]
     rank = _argsort(xp, order)

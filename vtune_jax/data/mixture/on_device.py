@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt32
 
-from vtune_jax.core.types import Cursor
+from vtune_jax.core.types import Cursor, Seed
 from vtune_jax.data.mixture.plan import plan_steps
 from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import RowStore, TokenRows
@@ -40,7 +40,14 @@ def build_table(stores: Sequence[RowStore]) -> TokenTable:
 
 
 def draw(
-    spec: PlanSpec, length: int, table: TokenTable, step: Any, quota: Any, cursor: Cursor
+    spec: PlanSpec,
+    length: int,
+    table: TokenTable,
+    step: Any,
+    quota: Any,
+    cursor: Cursor,
+    *,
+    seed: Seed | None = None,
 ) -> tuple[dict[str, Array], Cursor]:
     """The global batch of a step, and the cursor after it; the same batch as the host engine's.
 
@@ -51,11 +58,12 @@ def draw(
         step: uint32.
         quota: weights in fixed point.
         cursor: rows read before this step.
+        seed: in place of the spec's; a traced uint32 can be mapped over.
 
     Returns:
         the stores' arrays [batch, ...] and `domain` [batch]; the cursor.
     """
-    plan, cursor = plan_steps(jnp, spec, step, 1, quota, cursor)
+    plan, cursor = plan_steps(jnp, spec, step, 1, quota, cursor, seed=seed)
     return gather(table, length, plan.domain[0], plan.row[0]), cursor
 
 

@@ -6,21 +6,19 @@ of an epoch is the one that is not whole.
 """
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from vtune_jax.core.hashing import key, mix
-
-if TYPE_CHECKING:
-    from vtune_jax.data.mixture.spec import PlanSpec
+from vtune_jax.core.types import Seed
+from vtune_jax.data.mixture.spec import PlanSpec, Purpose
 
 _ROUNDS = 6  # two rounds (one pair) fewer leave neighbours correlated in domains of a few dozen rows
-_ROWS, _BLOCKS, _WITHIN = 3, 6, 7  # purposes of the keys
 
 
-def shuffle(xp: ModuleType, spec: "PlanSpec", domain: Any, epoch: Any, position: Any) -> Any:
+def shuffle(xp: ModuleType, spec: PlanSpec, domain: Any, epoch: Any, position: Any, *, seed: Seed | None = None) -> Any:
     """The row read at a position of an epoch: a bijection of [0, rows) for each (seed, domain, epoch).
 
     Args:
@@ -29,27 +27,30 @@ def shuffle(xp: ModuleType, spec: "PlanSpec", domain: Any, epoch: Any, position:
         domain: index, any shape.
         epoch: uint32, likewise.
         position: uint32, below the domain's rows.
+        seed: in place of the spec's; a traced uint32 can be mapped over.
 
     Returns:
         uint32, likewise.
     """
+    seed = spec.seed if seed is None else seed
     word = xp.asarray(domain).astype(np.uint32)
     rows = np.array(spec.rows, np.uint32)
     if not spec.blocks or max(spec.blocks) == 1:
         length = xp.asarray(rows)[domain]
         bits = xp.asarray(_bits(rows))[domain]
-        return _permute(xp, key(xp, spec.seed, _ROWS, word, epoch), bits, length, position)
+        return _permute(xp, key(xp, seed, Purpose.ROWS, word, epoch), bits, length, position)
     size = xp.asarray(np.array(spec.blocks, np.uint32))[domain]
-    block = block_at(xp, spec, domain, epoch, position // size)
+    block = block_at(xp, spec, domain, epoch, position // size, seed=seed)
     length = xp.minimum(size, xp.asarray(rows)[domain] - block * size)
     # The last block is short, so the number of bits differs within a domain.
     bits = _bits_of(xp, length)
-    within = _permute(xp, key(xp, spec.seed, _WITHIN, word, epoch, block), bits, length, position % size)
+    within = _permute(xp, key(xp, seed, Purpose.WITHIN, word, epoch, block), bits, length, position % size)
     return block * size + within
 
 
-def block_at(xp: ModuleType, spec: "PlanSpec", domain: Any, epoch: Any, ordinal: Any) -> Any:
-    """The block that an epoch reads as its `ordinal`-th."""
+def block_at(xp: ModuleType, spec: PlanSpec, domain: Any, epoch: Any, ordinal: Any, *, seed: Seed | None = None) -> Any:
+    """The block that an epoch reads as its `ordinal`-th; arguments as for `shuffle`."""
+    seed = spec.seed if seed is None else seed
     sizes, rows = np.array(spec.blocks or (1,) * len(spec.rows), np.uint32), np.array(spec.rows, np.uint32)
     whole = np.maximum(rows // sizes, 1)
     length = xp.asarray(whole)[domain]
@@ -57,7 +58,7 @@ def block_at(xp: ModuleType, spec: "PlanSpec", domain: Any, epoch: Any, ordinal:
     word = xp.asarray(domain).astype(np.uint32)
     # What lies past the whole blocks is the rest, which stays last.
     inside = xp.minimum(ordinal, length - np.uint32(1))
-    permuted = _permute(xp, key(xp, spec.seed, _BLOCKS, word, epoch), bits, length, inside)
+    permuted = _permute(xp, key(xp, seed, Purpose.BLOCKS, word, epoch), bits, length, inside)
     return xp.where(ordinal < length, permuted, ordinal)
 
 
@@ -67,13 +68,15 @@ class OrderCache:
     A domain's rows come in an order of its own whatever the weights, so what a chunk of steps needs is consecutive.
     """
 
-    def __init__(self, spec: "PlanSpec", stretch: int = 1 << 15) -> None:
+    def __init__(self, spec: PlanSpec, *, seed: Seed | None = None, stretch: int = 1 << 15) -> None:
         """Remembers nothing yet.
 
         Args:
             spec: of the plan.
+            seed: in place of the spec's.
             stretch: positions computed at once.
         """
+        self.seed = spec.seed if seed is None else int(seed)
         self._spec, self._stretch = spec, stretch
         self._held: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
 
@@ -94,7 +97,8 @@ class OrderCache:
         found = self._held.get(domain)
         if found is None or found[0] != (epoch, start):
             place = np.arange(start, min(start + self._stretch, self._spec.rows[domain]), dtype=np.uint32)
-            found = ((epoch, start), shuffle(np, self._spec, np.array([domain]), np.array([epoch], np.uint32), place))
+            which = np.array([domain]), np.array([epoch], np.uint32)
+            found = ((epoch, start), shuffle(np, self._spec, *which, place, seed=self.seed))
             self._held[domain] = found
         return found[1]
 

@@ -18,12 +18,11 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt32
 
 from vtune_jax.core.hashing import key, mix
-from vtune_jax.core.types import AnyArray, Cursor
+from vtune_jax.core.types import AnyArray, Cursor, Seed
 from vtune_jax.data.mixture.allocation import allocate, rows_left
 from vtune_jax.data.mixture.order import OrderCache, block_at, shuffle
-from vtune_jax.data.mixture.spec import PlanSpec
+from vtune_jax.data.mixture.spec import PlanSpec, Purpose
 
-_PLACE = 2  # purpose of the key
 _MOST_CACHED = 64  # domains; with more, few rows of each are read at a time
 _LANES = (0x01000193, 0x2C1B3C6D)  # odd multipliers of the rolling hash
 
@@ -46,6 +45,7 @@ def plan_steps(
     quota: Any,
     cursor: Cursor,
     *,
+    seed: Seed | None = None,
     orders: OrderCache | None = None,
 ) -> tuple[Plan, Cursor]:
     """Plans several steps under the same weights; the same as planning them one by one.
@@ -57,14 +57,24 @@ def plan_steps(
         steps: how many, static.
         quota: uint32 [domains], weights times 2**24, summing to 2**24 exactly.
         cursor: before the first step.
+        seed: in place of the spec's; a traced uint32 can be mapped over.
         orders: remembers what was computed before, for numpy; the plan is the same without.
 
     Returns:
         the plan, and the cursor after it.
+
+    Raises:
+        ValueError: `orders` are those of another seed.
     """
+    if seed is None:
+        seed = spec.seed
+    elif xp is np:
+        seed = int(seed)
+    if orders is not None and orders.seed != seed:
+        raise ValueError(f"orders must be those of seed {seed}, got those of seed {orders.seed}.")
     domains = len(spec.rows)
     step = xp.asarray(first_step).astype(np.uint32) + xp.arange(steps, dtype=np.uint32)
-    allocated = allocate(xp, spec, step, quota, cursor)
+    allocated = allocate(xp, spec, step, quota, cursor, seed=seed)
     counts = allocated.rows
     if spec.limited:
         # A step that cannot be made takes nothing; its places are filled with the last domain, to keep the shapes.
@@ -79,13 +89,13 @@ def plan_steps(
     read = xp.cumsum(counts, axis=0, dtype=np.uint32)
     rows = xp.asarray(np.array(spec.rows, np.uint32))
     if orders is None or domains > _MOST_CACHED:
-        row = _rows(xp, spec, ordered, filled, cursor.row[None, :] + read - counts, cursor)
+        row = _rows(xp, spec, seed, ordered, filled, cursor.row[None, :] + read - counts, cursor)
     else:
         row = _rows_from(orders, ordered, filled.sum(axis=0), cursor)
 
     slot = xp.arange(spec.batch, dtype=np.uint32)[None, :]
     # Sixteen bits are sorted several times faster; equal ones stay in the order of their domains.
-    shuffled = _argsort(xp, (key(xp, spec.seed, _PLACE, step[:, None], slot) >> 16).astype(np.uint16))
+    shuffled = _argsort(xp, (key(xp, seed, Purpose.PLACE, step[:, None], slot) >> 16).astype(np.uint16))
     flat = shuffled + xp.arange(steps, dtype=shuffled.dtype)[:, None] * spec.batch
     domain, row = ordered.reshape(-1)[flat], row.reshape(-1)[flat]
     ends = cursor.row[None, :] + read
@@ -108,24 +118,26 @@ def available(xp: ModuleType, spec: PlanSpec, cursor: Cursor) -> Any:
     return rows_left(xp, spec, cursor) > 0
 
 
-def blocks_ahead(spec: PlanSpec, domain: int, epoch: int, row: int, count: int) -> list[int]:
+def blocks_ahead(
+    spec: PlanSpec, domain: int, epoch: int, row: int, count: int, *, seed: Seed | None = None
+) -> list[int]:
     """The next blocks that a domain's stream reads, the one at hand first; they do not depend on weights."""
     size = spec.blocks[domain] if spec.blocks else 1
     per_epoch = -(-spec.rows[domain] // size)
     places = row // size + np.arange(count, dtype=np.uint32)
     epochs = np.uint32(epoch) + places // np.uint32(per_epoch)
     index = np.full(count, domain, np.int32)
-    return [int(block) for block in block_at(np, spec, index, epochs, places % np.uint32(per_epoch))]
+    return [int(block) for block in block_at(np, spec, index, epochs, places % np.uint32(per_epoch), seed=seed)]
 
 
-def _rows(xp: ModuleType, spec: PlanSpec, ordered: Any, counts: Any, offset: Any, cursor: Cursor) -> Any:
+def _rows(xp: ModuleType, spec: PlanSpec, seed: Seed, ordered: Any, counts: Any, offset: Any, cursor: Cursor) -> Any:
     """The row at each place of batches that are in the order of their domains."""
     starts = xp.cumsum(counts, axis=1, dtype=np.uint32) - counts
     slot = xp.arange(spec.batch, dtype=np.uint32)[None, :]
     position = xp.take_along_axis(offset, ordered, axis=1) + (slot - xp.take_along_axis(starts, ordered, axis=1))
     length = xp.asarray(np.array(spec.rows, np.uint32))[ordered]
     epoch = xp.asarray(cursor.epoch)[ordered] + position // length
-    return shuffle(xp, spec, ordered, epoch, position % length)
+    return shuffle(xp, spec, ordered, epoch, position % length, seed=seed)
 
 
 def _rows_from(orders: OrderCache, ordered: np.ndarray, counts: np.ndarray, cursor: Cursor) -> np.ndarray:
@@ -173,11 +185,13 @@ def _argsort(xp: ModuleType, keys: Any) -> Any:
     return np.argsort(keys, axis=-1, kind="stable") if xp is np else xp.argsort(keys, axis=-1, stable=True)
 
 
-def steps_left(spec: PlanSpec, first_step: int, steps: int, quota: np.ndarray, cursor: Cursor) -> int:
-    """How many of the next steps can be made before a limit ends the run."""
+def steps_left(
+    spec: PlanSpec, first_step: int, steps: int, quota: np.ndarray, cursor: Cursor, *, seed: Seed | None = None
+) -> int:
+    """How many of the next `steps` can be made before a limit ends the run; on the host, `seed` as for `plan_steps`."""
     if not spec.limited:
         return steps
     step = np.uint32(first_step) + np.arange(steps, dtype=np.uint32)
     host = Cursor(*(np.asarray(column) for column in cursor))
-    short = allocate(np, spec, step, np.asarray(quota), host).short
+    short = allocate(np, spec, step, np.asarray(quota), host, seed=None if seed is None else int(seed)).short
     return int(short.argmax()) if short.any() else steps

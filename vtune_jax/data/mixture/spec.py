@@ -1,6 +1,7 @@
 """What a plan of batches depends on beside weights and cursor; everything in this room builds on it."""
 
 import dataclasses
+import enum
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,19 @@ MAX_BATCH = 2**19 - 1  # keeps B * 2**12 * 2**12 within two 32-bit words
 
 
 MAX_BLOCK = 2**19
+
+
+class Purpose(enum.IntEnum):
+    """What a key of the plan decides. The numbers enter the hash: another number would give other rows."""
+
+    OFFSET = 1  # the one offset of a step's systematic allocation
+    PLACE = 2  # the order of the places in a batch
+    ROWS = 3  # the order of a domain's rows in an epoch
+    DRAW = 4  # the domain of each place under multinomial allocation
+    SHARED = 5  # the offset by which the rows that exhausted domains leave are shared out
+    BLOCKS = 6  # the order of a domain's blocks in an epoch
+    WITHIN = 7  # the order of the rows within a block
+    TIE = 8  # which of the domains that are owed the same goes first under deficit allocation
 
 
 Allocation = Literal["systematic", "multinomial", "deficit"]
