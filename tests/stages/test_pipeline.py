@@ -43,24 +43,24 @@ def test_the_main_job_ends_with_results_a_page_and_a_picture(finished):
     assert results.domains == ("letters", "digits", "mixed")
     assert list(results.arms) == ["velocitune", "static"]
     velocitune, static = results.arms.values()
-    assert [row["step"] for row in velocitune.updates] == [0, 5, 10, 15, 20, 25, 30]
+    assert [row.step for row in velocitune.updates] == [0, 5, 10, 15, 20, 25, 30]
     for row in static.updates:
-        np.testing.assert_allclose(row["weights"], static.updates[0]["weights"], rtol=1e-6)
-    assert velocitune.updates[-1]["weights"] != velocitune.updates[0]["weights"]
-    assert np.all(np.array(static.final["heldout_loss"]) < np.array(results.targets.initial))
+        np.testing.assert_allclose(row.weights, static.updates[0].weights, rtol=1e-6)
+    assert velocitune.updates[-1].weights != velocitune.updates[0].weights
+    assert np.all(np.array(static.final.heldout_loss) < np.array(results.targets.initial))
     assert (folder / "report.html").stat().st_size > 1e6
     assert (folder / "report.png").exists()
     tokens = 30 * 4 * 16
-    assert all(sum(arm.updates[-1]["tokens_read"]) == tokens for arm in results.arms.values())
+    assert all(sum(arm.updates[-1].tokens_read) == tokens for arm in results.arms.values())
 
 
 def test_remaining_fractions_come_from_initial_and_target(finished):
     results = Results.load(finished[1] / "results.json")
     targets, final = results.targets, results.arms["static"].final
     initial, target = np.array(targets.initial), np.array(targets.target)
-    expected = (np.array(final["heldout_loss"]) - target) / (initial - target)
+    expected = (np.array(final.heldout_loss) - target) / (initial - target)
     usable = initial - target >= 0.01
-    np.testing.assert_allclose(np.array(final["remaining"])[usable], expected[usable], rtol=1e-4)
+    np.testing.assert_allclose(np.array(final.remaining)[usable], expected[usable], rtol=1e-4)
 
 
 def test_a_second_run_computes_nothing(finished):
@@ -143,8 +143,8 @@ def test_both_engines_reach_the_same_result(finished, tmp_path):
     device = pipeline(path, folder, "data.engine=device", "targets.losses=[1.0, 2.0, 1.5]")
     host = pipeline(path, folder, "targets.losses=[1.0, 2.0, 1.5]")
     ours, theirs = device.report().arms["static"], host.report().arms["static"]
-    assert ours.updates[-1]["tokens_read"] == theirs.updates[-1]["tokens_read"]
-    np.testing.assert_allclose(ours.final["heldout_loss"], theirs.final["heldout_loss"], rtol=2e-3)
+    assert ours.updates[-1].tokens_read == theirs.updates[-1].tokens_read
+    np.testing.assert_allclose(ours.final.heldout_loss, theirs.final.heldout_loss, rtol=2e-3)
     assert results.domains == device.prepared.names
 
 

@@ -38,8 +38,8 @@ def test_every_arm_has_results(made):
     _, results = made
     assert list(results.arms) == ["online", "proxied", "skillit", "static", "group_dro"]
     for arm in results.arms.values():
-        assert np.isfinite(arm.final["heldout_loss"]).all()
-        np.testing.assert_allclose(np.array([row["weights"] for row in arm.updates]).sum(axis=1), 1, rtol=1e-5)
+        assert np.isfinite(arm.final.heldout_loss).all()
+        np.testing.assert_allclose(np.array([row.weights for row in arm.updates]).sum(axis=1), 1, rtol=1e-5)
 
 
 def test_a_reference_model_is_trained_once_at_the_prior_and_differs_from_the_base(made):
@@ -58,7 +58,7 @@ def test_a_proxys_mean_weights_become_the_constant_mixture(made):
     path = np.array([json.loads(line)["weights"] for line in (proxy / "updates.jsonl").read_text().splitlines()])
     assert len(path) == 3
     assert not np.allclose(path, pipeline.prior)
-    weights = np.array([row["weights"] for row in results.arms["proxied"].updates])
+    weights = np.array([row.weights for row in results.arms["proxied"].updates])
     np.testing.assert_allclose(weights, np.tile(path.mean(axis=0), (len(weights), 1)), rtol=1e-5)
 
 
@@ -85,7 +85,7 @@ def test_a_skill_graph_is_the_relative_fall_of_each_loss_after_training_on_one_d
 def test_a_static_arm_with_a_mixture_of_its_own_starts_from_it(made):
     _, results = made
     for row in results.arms["static"].updates:
-        np.testing.assert_allclose(row["weights"], [1 / 3] * 3, rtol=1e-5)
+        np.testing.assert_allclose(row.weights, [1 / 3] * 3, rtol=1e-5)
 
 
 def test_a_second_run_finds_all_of_it_done(made):
@@ -180,7 +180,7 @@ def test_an_offline_arm_trains_at_the_mixture_that_its_method_proposes(proposed,
     facts = json.loads((stage_of(pipeline, f"mixture-{label}") / "mixture.json").read_text())
     np.testing.assert_allclose(np.sum(facts["mixture"]), 1, rtol=1e-9)
     for row in results.arms[label].updates:
-        np.testing.assert_allclose(row["weights"], facts["mixture"], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(row.weights, facts["mixture"], rtol=1e-4, atol=1e-6)
     assert facts["predicted_loss"]["mixture"] <= facts["predicted_loss"]["prior"] + 1e-3
     assert facts["held_out_error"] < 0.5
 
@@ -188,7 +188,7 @@ def test_an_offline_arm_trains_at_the_mixture_that_its_method_proposes(proposed,
 def test_a_strong_penalty_keeps_olmix_nearer_to_the_prior_than_the_laws_alone(proposed):
     pipeline, results = proposed
     away = {
-        label: np.abs(np.array(results.arms[label].updates[-1]["weights"]) - pipeline.prior).max()
+        label: np.abs(np.array(results.arms[label].updates[-1].weights) - pipeline.prior).max()
         for label in ("olmix", "mixing_laws")
     }
     assert away["olmix"] < away["mixing_laws"]

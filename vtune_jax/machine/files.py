@@ -1,13 +1,15 @@
-"""Files that are written whole or not at all, JSON, and hashes of files."""
+"""Files that are written whole or not at all, and hashes of files."""
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
+
+from vtune_jax.machine.json_values import as_json
 
 
 @contextmanager
@@ -48,34 +50,6 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The value of a JSON file."""
     return orjson.loads(path.read_bytes())
-
-
-def as_json(value: Any, *, indent: bool = False) -> bytes:
-    """JSON in UTF-8 that ends with a newline; `orjson.loads` gives back the same values.
-
-    Dataclasses become objects, tuples and arrays (numpy's and JAX's) become lists. NaN and infinities, which JSON
-    lacks, become null.
-
-    Args:
-        value: keys must be strings, integers must fit into 64 bits.
-        indent: by two spaces a level; otherwise all is on one line.
-
-    Raises:
-        TypeError: the value has no form in JSON.
-    """
-    return orjson.dumps(value, default=_plain, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_INDENT_2 * indent)
-
-
-def _plain(value: Any) -> Any:
-    # orjson could write numpy arrays itself, but float32 in the fewest digits that tell float32 values apart: 0.1, and
-    # not the 0.10000000149011612 that it is. Whoever reads a float64 would get another number.
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, tuple):  # a NamedTuple
-        return list(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 def sha256(path: Path) -> str:

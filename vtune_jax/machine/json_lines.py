@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 
-from vtune_jax.machine.files import as_json, write_whole
+from vtune_jax.machine.files import write_whole
+from vtune_jax.machine.json_values import as_json
 
 
 class JsonLines:

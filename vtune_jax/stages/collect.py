@@ -14,8 +14,9 @@ from vtune_jax import settings
 from vtune_jax.core.scores import remaining_fraction
 from vtune_jax.machine.files import read_json, write_json
 from vtune_jax.machine.json_lines import JsonLines
+from vtune_jax.machine.json_values import from_json
 from vtune_jax.machine.provenance import Provenance
-from vtune_jax.report.results import ArmResult, Column, Results, TargetResult, column
+from vtune_jax.report.results import ArmResult, Column, Final, Results, RunFacts, StepRow, TargetResult, Update, column
 from vtune_jax.rules.config import Arm
 from vtune_jax.stages.target_losses import targets_from
 from vtune_jax.train.heldout import mean_loss
@@ -53,9 +54,9 @@ def collect(pipeline: Pipeline) -> Results:
         base=pipeline.prepared.base_name,
         initial_base_loss=evaluation["initial"]["base_loss"],
         arms=arms,
-        targets=TargetResult(**{field.name: targets[field.name] for field in dataclasses.fields(TargetResult)}),
+        targets=from_json(TargetResult, targets),
         corpus=read_json(pipeline.prepare.folder / "manifest.json"),
-        run=provenance(pipeline),
+        run=run_facts(pipeline),
     )
 
 
@@ -86,14 +87,15 @@ def _arm(
     return ArmResult(
         name=label,
         method=describe(arm),
-        updates=[{**row, "remaining": remaining(row["heldout_loss"])} for row in updates],
-        train=list(JsonLines(folder / "steps.jsonl").rows()),
-        final={
-            **final,
-            "remaining": column(left),
-            "smallest_progress": float(1 - left.max()),
-            "average_loss": float(np.mean(final["heldout_loss"])),
-        },
+        updates=[from_json(Update, {**row, "remaining": remaining(row["heldout_loss"])}) for row in updates],
+        train=[from_json(StepRow, row) for row in JsonLines(folder / "steps.jsonl").rows()],
+        final=Final(
+            heldout_loss=final["heldout_loss"],
+            base_loss=final["base_loss"],
+            remaining=column(left),
+            smallest_progress=column([1 - left.max()])[0],
+            average_loss=float(np.mean(final["heldout_loss"])),
+        ),
     )
 
 
@@ -108,18 +110,18 @@ def describe(arm: MethodConfig) -> str:
     return f"{arm.name}({', '.join(f'{key}={value}' for key, value in fields.items())})"
 
 
-def provenance(pipeline: Pipeline) -> dict[str, Any]:
+def run_facts(pipeline: Pipeline) -> RunFacts:
     """What is needed to run it again: seed, commit, versions, machine, config."""
     config, here = pipeline.config, Provenance.here()
-    return {
-        "seed": config.seed,
-        "commit": here.commit,
-        "config_sha256": settings.digest(config),
-        "command": f"vtune-jax run {pipeline.run_folder.path / 'config.toml'}",
-        "versions": here.versions,
-        "machine": here.machine,
-        "parameters": config.model.parameters(pipeline.prepared.vocab_size),
-        "token_budget": config.train.steps * config.data.batch_tokens,
-        "interval": config.mixture.interval,
-        "prior": pipeline.prior.tolist(),
-    }
+    return RunFacts(
+        seed=config.seed,
+        commit=here.commit,
+        config_sha256=settings.digest(config),
+        command=f"vtune-jax run {pipeline.run_folder.path / 'config.toml'}",
+        versions=here.versions,
+        machine=here.machine,
+        parameters=config.model.parameters(pipeline.prepared.vocab_size),
+        token_budget=config.train.steps * config.data.batch_tokens,
+        interval=config.mixture.interval,
+        prior=pipeline.prior.tolist(),
+    )
