@@ -41,7 +41,7 @@ def methods(graph: np.ndarray) -> dict[str, Method]:
         "group_dro": rules.group_dro(),
         "group_dro cvar": rules.cvar_dro(),
         "odm": rules.odm(),
-        "skillit": rules.skillit(learned=True),
+        "skillit": rules.skillit(learn_graph=True),
         "doremi": rules.doremi(),
         "doge": rules.doge(),
         "grape": rules.grape(),

@@ -100,7 +100,7 @@ def odm(case):
 def skillit(case):
     hyper = case["hyperparams"]
     return rules.skillit(
-        case["targets"]["graph"],
+        graph=case["targets"]["graph"],
         step_size=hyper["eta"],
         window=hyper["window"],
         masked=tuple(np.flatnonzero(hyper["target_mask"] or []).tolist()),

@@ -17,6 +17,7 @@ def run(case):
         step_size=hyper["eta"],
         favour=float(hyper["one_hot_factor"]),
         sweeps=hyper["lp_rounds"],
+        hold=1,
         memory=hyper["ema"] or 0.0,
         normalize=hyper["normalize_A"],
         diagonal=hyper["diagonal"],

@@ -152,7 +152,7 @@ def test_the_order_of_probes_changes_from_round_to_round_and_with_the_seed():
     targets = Targets(*(jnp.full(6, jnp.nan),) * 3, prior=jnp.full(6, 1 / 6))
 
     def orders(seed):
-        method, found = rules.aioli(seed=seed, sweeps=2), []
+        method, found = rules.aioli(order_seed=seed, sweeps=2, hold=1), []
         history = method.init(targets)
         for _ in range(2 * 13):
             sums = LossSums(jnp.full(6, 30.0), jnp.full(6, 10))

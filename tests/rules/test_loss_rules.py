@@ -98,15 +98,15 @@ def test_odm_waits_for_its_warmup():
 def test_skillit_favours_what_helps_the_domains_that_are_still_bad():
     graph = [[1.0, 0.5], [0.0, 1.0]]
     one, two = seen([3.0, 2.0]), seen([2.0, 1.0], step=2)
-    np.testing.assert_allclose(after(rules.skillit(graph, step_size=0.1), one), softmax(0.4, 0.2), rtol=1e-6)
+    np.testing.assert_allclose(after(rules.skillit(graph=graph, step_size=0.1), one), softmax(0.4, 0.2), rtol=1e-6)
     # Sums of 5 and 3; a window of one sees the last only; of masked domains the mean counts.
-    method = rules.skillit(graph, step_size=0.1)
+    method = rules.skillit(graph=graph, step_size=0.1)
     np.testing.assert_allclose(after(method, one, two), softmax(0.5 + 0.15, 0.3), rtol=1e-6)
-    last = rules.skillit(graph, step_size=0.1, window=1)
+    last = rules.skillit(graph=graph, step_size=0.1, window=1)
     np.testing.assert_allclose(after(last, one, two), softmax(0.2 + 0.05, 0.1), rtol=1e-6)
-    masked = rules.skillit(graph, step_size=0.1, masked=(1,))
+    masked = rules.skillit(graph=graph, step_size=0.1, masked=(1,))
     np.testing.assert_allclose(after(masked, one, two), softmax(0.075, 0.15), rtol=1e-6)
-    faded = rules.skillit(graph, step_size=0.1, fade=True)
+    faded = rules.skillit(graph=graph, step_size=0.1, fade=True)
     np.testing.assert_allclose(after(faded, one, two), softmax(0.5 + 0.075, 0.3), rtol=1e-6)
     # Missing from the second evaluation, the first domain counts with its mean, twice.
     hidden = seen([9.0, 1.0], step=2, present=(False, True))
@@ -123,8 +123,8 @@ def test_skillit_favours_what_helps_the_domains_that_are_still_bad():
         (lambda: rules.cvar_dro(alpha=0.0), "alpha must be positive, got 0"),
         (lambda: rules.odm(memory=-0.1), r"memory must lie in \[0, 1\], got -0.1"),
         (lambda: rules.odm(warmup=-1), "warmup must not be negative, got -1"),
-        (lambda: rules.skillit([[1.0, 0.0]]), r"graph must be a square of finite numbers, got shape \(1, 2\)"),
-        (lambda: rules.skillit(np.eye(3)).init(TARGETS), "graph must have 2 rows, one per domain, got 3"),
+        (lambda: rules.skillit(graph=[[1.0, 0.0]]), r"graph must be a square of finite numbers, got shape \(1, 2\)"),
+        (lambda: rules.skillit(graph=np.eye(3)).init(TARGETS), "graph must have 2 rows, one per domain, got 3"),
         (lambda: rules.skillit(masked=(2,)).init(TARGETS), r"masked must name domains in \[0, 2\), got \[2\]"),
         (lambda: rules.skillit(window=0), "window must be at least 1, got 0"),
         (lambda: rules.SkillIt(graph=((1.0,), (0.0, 1.0))), r"graph must be square, got rows of \[1, 2\] numbers"),

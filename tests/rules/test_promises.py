@@ -14,6 +14,7 @@ from vtune_jax.core.constraints import with_floor
 from vtune_jax.core.filters import Ema, LocalLevel, Median
 from vtune_jax.core.types import Alignment, ExcessSums, LossSums, Observation, Targets
 from vtune_jax.rules import METHODS, Ado, Aioli, DoGE, DoReMi, DynamicBatchLoading, GroupDro, Odm, SkillIt, Velocitune
+from vtune_jax.rules.config import numbers_of, structure_of, with_numbers
 
 CONFIGS = {entry.name: entry.config for entry in METHODS} | {
     "dbl bandit": functools.partial(DynamicBatchLoading, form="bandit"),
@@ -310,6 +311,45 @@ def _traced(name, field, value):
             lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf, (targets, evidence)
         )
     return path_of(build(**{**fields, field: value}), targets, evidence)
+
+
+AROUND = {
+    "bounded": {"floor": 0.02, "ceiling": 0.9, "largest_change": 0.5, "trust_region": 0.4, "max_repeats": 30.0},
+    "gated": {"gate": 0.5, "filter": Ema(half_life=1.5), "floor": 0.01},
+}
+SHORT = functools.partial(Ado, start=2, refit_every=100, ignore=0, stride=1, filter_window=1, capacity=16)
+"""A record of the published length takes a minute to compile."""
+AS_DATA = (
+    {name: config() for name, config in CONFIGS.items() if name not in FITTING}
+    | {
+        f"{entry.name} {kind}": (SHORT if entry.config is Ado else entry.config)(**options)
+        for entry in METHODS
+        for kind, options in AROUND.items()
+    }
+    | {"ado": SHORT()}
+    | {
+        "velocitune median": Velocitune(filter=Median(), step_size=2.0),
+        "velocitune local_level": Velocitune(filter=LocalLevel(drift=0.05, inflation=2.0), floor=0.1),
+    }
+)
+"""Every method alone, once in all constraints, and once behind a filter and a gate; ADO's fit is in `test_ado`."""
+
+
+@pytest.mark.parametrize("name", [name for name, config in AS_DATA.items() if numbers_of(config)])
+def test_numbers_as_data_give_the_weights_of_numbers_as_constants_alone_and_mapped_over(name):
+    config = AS_DATA[name]
+    targets, evidence = sequence(10, length=6)
+
+    def path(numbers):
+        return path_of(with_numbers(config, numbers).build(), targets, evidence)
+
+    numbers = numbers_of(config)
+    traced = jax.jit(path)
+    np.testing.assert_allclose(traced(numbers), many_updates(config.build(), targets, evidence), rtol=0, atol=1e-6)
+    others = jax.tree.map(lambda value: 0.95 * value, numbers)
+    assert structure_of(with_numbers(config, jax.tree.map(float, others))) == structure_of(config)
+    together = jax.jit(jax.vmap(path))(jax.tree.map(lambda *rows: jnp.stack(rows), numbers, others))
+    np.testing.assert_allclose(together, np.stack([traced(numbers), traced(others)]), rtol=0, atol=1e-6)
 
 
 def test_a_floor_that_cannot_be_kept_is_refused():

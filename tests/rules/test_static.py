@@ -44,6 +44,16 @@ def test_unimax_tells_what_cannot_be_spent():
     assert unspent == 20
 
 
+def test_unimax_spends_all_of_a_budget_that_many_equal_domains_can_take():
+    # A billion tokens over 17 domains: no share is a whole number, and their sum is not the budget to the last bit.
+    weights, unspent = unimax_weights([10**9] * 17, 10**9, 4)
+    np.testing.assert_allclose(weights, 1 / 17, rtol=1e-12)
+    assert unspent == 0.0
+    # Exactly as much as there is, and a token more.
+    assert unimax_weights([10**9] * 17, 4 * 17 * 10**9, 4)[1] == 0.0
+    assert unimax_weights([10**9] * 17, 4 * 17 * 10**9 + 1, 4)[1] == 1.0
+
+
 def test_unimax_is_uniform_where_data_allow_it():
     np.testing.assert_allclose(unimax_weights([50, 80, 60], 90, 1)[0], 1 / 3)
 

@@ -1,4 +1,4 @@
-"""Hyper-parameters outside their range, told when a method is built."""
+"""Refuses hyper-parameters outside their range while a method is built."""
 
 import math
 
@@ -8,7 +8,7 @@ from vtune_jax.core.types import Scalar
 def assert_within(low: float = 0.0, high: float = math.inf, **values: int | Scalar) -> None:
     """Refuses numbers outside [low, high], NaN included.
 
-    Traced values, hyper-parameters under `vmap` or `grad`, have no known size while building and pass.
+    Traced values (hyper-parameters under `jit`, `vmap` or `grad`) have no known size while building and pass.
 
     Raises:
         ValueError: naming argument and value.

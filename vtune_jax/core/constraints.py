@@ -8,43 +8,44 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vtune_jax.core.checks import assert_within
+from vtune_jax.core.numbers import is_off
 from vtune_jax.core.projection import divergence, largest_share, to_box, within_divergence
-from vtune_jax.core.simplex import mix_with_uniform
 from vtune_jax.core.types import LossHistory, Method, Scalar, Targets, Weights, constant
 
 _LEAST = 1e-2
-"""Least own weight of a domain, as a share of the floor."""
+"""Smallest weight that the method is shown for a domain, as a share of the floor."""
 
 
-def with_floor(method: Method, floor: float) -> Method:
+def with_floor(method: Method, floor: Scalar) -> Method:
     """No domain's weight ends below the floor, which is removed again before the method sees its weights.
 
     The weights outside are `w = (1 - k floor) v + floor`, with v the method's own. Each update takes v back out of w,
-    lets the method move it, and mixes the floor in again; a rule that multiplies its weights is therefore not pulled
-    towards uniform by the floor at every update.
+    lets the method move it, and mixes the floor in again. Otherwise the floor would pull a rule that multiplies its
+    weights towards uniform at every update.
 
     Args:
         method: any.
-        floor: smallest weight of a domain, >= 0; times the number of domains at most 1.
+        floor: smallest weight of a domain, >= 0; times the number of domains at most 1. 0 changes nothing.
 
     Raises:
         ValueError: floor negative, or, when called for k domains, `floor * k > 1`.
     """
     assert_within(floor=floor)
-    if floor == 0:
+    if is_off(floor):
         return method
 
     def init(targets: Targets) -> LossHistory:
-        # Told before anything is trained, not when the first update is traced.
+        # Refused before anything is trained, not when the first update is traced.
         _assert_room(floor, targets.prior.shape[0])
         return method.init(targets)
 
     def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
         domains = weights.shape[0]
         _assert_room(floor, domains)
-        # A prior below the floor has no v; a small one instead of zero lets the domain rise again.
+        # A weight at the floor leaves the method nothing to multiply; a tiny positive weight lets the domain recover.
         own = jnp.maximum(weights - floor, _LEAST * floor)
-        return mix_with_uniform(method.update(own / own.sum(), history, targets), floor * domains)
+        new = method.update(own / own.sum(), history, targets)
+        return (1.0 - floor * domains) * new + floor
 
     return method._replace(init=init, update=update)
 
@@ -52,11 +53,11 @@ def with_floor(method: Method, floor: float) -> Method:
 def constrained(
     method: Method,
     *,
-    floor: float = 0.0,
-    ceiling: float = 1.0,
+    floor: Scalar = 0.0,
+    ceiling: Scalar = 1.0,
     largest_change: Scalar = math.inf,
     trust_region: Scalar = math.inf,
-    max_repeats: float = math.inf,
+    max_repeats: Scalar = math.inf,
 ) -> Method:
     """Keeps every weight within bounds, near its last value and the mixture near the prior.
 
@@ -66,8 +67,12 @@ def constrained(
     - `KL(w || prior) <= trust_region` nats
 
     The method's answer is moved to the nearest weights in relative entropy for one constraint after another, and then
-    towards the old weights as far as needed for all to hold: if the old weights obey all of them, so do the new ones.
-    If they do not (a prior outside the bounds), floor, ceiling and repeats hold from the first update on.
+    towards the old weights as far as needed for all to hold: if the old weights obey all of them, so do the new. If
+    they do not (a prior outside the bounds), floor, ceiling and repeats hold from the first update on, and the largest
+    change and the trust region give way.
+
+    A constraint at its default is left out of the program. Any number may be traced; checks that need its size are then
+    left to whoever made it.
 
     Args:
         method: any.
@@ -87,13 +92,13 @@ def constrained(
     assert_within(0.0, 1.0, floor=floor, ceiling=ceiling)
     assert_within(largest_change=largest_change, trust_region=trust_region, max_repeats=max_repeats)
     for name, value in (("ceiling", ceiling), ("largest_change", largest_change), ("max_repeats", max_repeats)):
-        if isinstance(value, int | float) and value == 0:
+        if is_off(value):
             raise ValueError(f"{name} must be positive, got {value}.")
-    if floor > ceiling:
+    if _exceeds(floor, ceiling):
         raise ValueError(f"floor must not lie above ceiling = {ceiling}, got {floor}.")
     inner = with_floor(method, floor)
-    repeats, moves, trusts = (not _is_infinite(value) for value in (max_repeats, largest_change, trust_region))
-    if ceiling == 1 and not (repeats or moves or trusts):
+    repeats, moves, trusts = (not is_off(value, math.inf) for value in (max_repeats, largest_change, trust_region))
+    if is_off(ceiling, 1.0) and not (repeats or moves or trusts):
         return inner
 
     def bounds(targets: Targets) -> tuple[Float[Array, " domains"], Float[Array, " domains"]]:
@@ -107,14 +112,10 @@ def constrained(
     def init(targets: Targets) -> LossHistory:
         domains = targets.prior.shape[0]
         _assert_room(floor, domains)
-        if ceiling * domains < 1 - 1e-9:
+        if _exceeds(1 - 1e-9, ceiling * domains):
             raise ValueError(f"ceiling must be at least 1/{domains} for {domains} domains, got {ceiling}.")
-        if repeats and not isinstance(targets.prior, jax.core.Tracer):
-            caps = np.asarray(_repeat_caps(targets, max_repeats), np.float64)
-            if caps.sum() < 1 - 1e-6:
-                raise ValueError(
-                    f"max_repeats must be at least {max_repeats / caps.sum():.3g} for the budget, got {max_repeats}."
-                )
+        if repeats:
+            _assert_enough(_repeat_caps(targets, max_repeats), max_repeats)
         return inner.init(targets)
 
     def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
@@ -151,15 +152,24 @@ def _towards(
     return jnp.where(stays, new, (1.0 - share) * old + share * new)
 
 
-def _repeat_caps(targets: Targets, max_repeats: float) -> Float[Array, " domains"]:
+def _repeat_caps(targets: Targets, max_repeats: Scalar) -> Float[Array, " domains"]:
     sizes = constant(targets, "sizes", "the tokens of each domain")
     return max_repeats * sizes / constant(targets, "budget", "the tokens of the whole run")
 
 
-def _is_infinite(value: Scalar) -> bool:
-    return isinstance(value, int | float) and value == math.inf
+def _assert_enough(caps: Float[Array, " domains"], max_repeats: Scalar) -> None:
+    if isinstance(caps, jax.core.Tracer):
+        return
+    total = np.asarray(caps, np.float64).sum()
+    if total < 1 - 1e-6:
+        raise ValueError(f"max_repeats must be at least {max_repeats / total:.3g} for the budget, got {max_repeats}.")
 
 
-def _assert_room(floor: float, domains: int) -> None:
-    if floor * domains > 1:
+def _exceeds(value: Scalar, limit: Scalar) -> bool:
+    """Whether a number lies above another, as far as Python knows: False where a number is traced."""
+    return isinstance(value, int | float) and isinstance(limit, int | float) and value > limit
+
+
+def _assert_room(floor: Scalar, domains: int) -> None:
+    if _exceeds(floor * domains, 1.0):
         raise ValueError(f"floor must be at most 1/{domains} for {domains} domains, got {floor}.")

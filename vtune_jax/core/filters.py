@@ -4,7 +4,6 @@ Both wrap any method. Their state lives in the loss history's memory, around the
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree
 
 from vtune_jax.core.checks import assert_within
+from vtune_jax.core.numbers import assert_fields, is_off, number
 from vtune_jax.core.types import LossHistory, LossSums, Method, Observation, Scalar, Targets, Weights
 
 
@@ -216,7 +216,7 @@ def gated(method: Method, errors: Scalar) -> Method:
         ValueError: z negative, or, when called, an observation without sums of squares.
     """
     assert_within(errors=errors)
-    if isinstance(errors, int | float) and errors == 0:
+    if is_off(errors):
         return method
     name = "train" if "train" in method.needs and "heldout" not in method.needs else "heldout"
 
@@ -264,15 +264,14 @@ class Ema:
     """An exponential average."""
 
     name: Literal["ema"] = "ema"
-    half_life: float = 2.0  # observations after which one counts half as much
+    half_life: float = number(2.0, positive=True)  # observations after which a loss counts half as much
 
     def __post_init__(self) -> None:
-        if not self.half_life > 0:
-            raise ValueError(f"half_life must be positive, got {self.half_life}.")
+        assert_fields(self)
 
     def build(self) -> Filter:
         """The filter."""
-        return ema(math.exp2(-1.0 / self.half_life))
+        return ema(2.0 ** (-1.0 / self.half_life))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -280,10 +279,10 @@ class Median:
     """A rolling median."""
 
     name: Literal["median"] = "median"
-    window: int = 3  # observations
+    window: int = number(3, low=1)  # observations
 
     def __post_init__(self) -> None:
-        self.build()
+        assert_fields(self)
 
     def build(self) -> Filter:
         """The filter."""
@@ -295,11 +294,11 @@ class LocalLevel:
     """A local-level Kalman filter."""
 
     name: Literal["local_level"] = "local_level"
-    drift: float = 0.01  # nats per token that a loss moves between observations
-    inflation: float = 1.0  # of the sampling variance, at least 1
+    drift: float = number(0.01)  # q: nats per token that a loss typically moves between observations
+    inflation: float = number(1.0, low=1.0)  # factor on the sampling variance: tokens of one text are not independent
 
     def __post_init__(self) -> None:
-        self.build()
+        assert_fields(self)
 
     def build(self) -> Filter:
         """The filter."""

@@ -4,13 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_ROUNDING = 1e-12
+"""Share of a budget that is rounding error: a product of float64 is right to 1e-16 of it."""
+
 
 def prior_weights(tokens: Sequence[int] | np.ndarray, power: float = 1.0) -> np.ndarray:
     """`w_i = n_i^a / sum_j n_j^a`: natural shares for `a = 1`, uniform for `a = 0`.
 
     Args:
         tokens: available per domain, positive.
-        power: a >= 0. What some call temperature is 1 / a.
+        power: a >= 0; the reciprocal of what some authors call temperature.
 
     Raises:
         ValueError: a domain without tokens, or a negative power.
@@ -39,7 +42,7 @@ def unimax_weights(
         max_epochs: N.
 
     Returns:
-        weights, float64, and the part of the budget that cannot be spent within N epochs (0 where all can).
+        weights, float64, and the tokens of the budget that cannot be spent within N epochs; exactly 0 where all can be.
 
     Raises:
         ValueError: an argument that is not positive.
@@ -53,7 +56,9 @@ def unimax_weights(
     for done, domain in enumerate(np.argsort(counts, kind="stable")):
         share[domain] = min(left / (len(counts) - done), max_epochs * counts[domain])
         left -= share[domain]
-    return share / share.sum(), max(0.0, float(budget - share.sum()))
+    # Not the budget less the shares' sum, whose rounding would look like a few tokens that cannot be spent.
+    unspent = float(budget - max_epochs * counts.sum())
+    return share / share.sum(), unspent if unspent > _ROUNDING * budget else 0.0
 
 
 def stratified_weights(tokens: Sequence[int] | np.ndarray, groups: Sequence[str], power: float = 1.0) -> np.ndarray:
@@ -69,8 +74,8 @@ def stratified_weights(tokens: Sequence[int] | np.ndarray, groups: Sequence[str]
     """
     if len(groups) != len(tokens):
         raise ValueError(f"groups must name one group per domain ({len(tokens)}), got {len(groups)}.")
-    counts, of = np.asarray(tokens), np.array(groups)
+    counts, group_of = np.asarray(tokens), np.array(groups)
     weights = np.zeros(len(counts))
     for group in set(groups):
-        weights[of == group] = prior_weights(counts[of == group], power)
+        weights[group_of == group] = prior_weights(counts[group_of == group], power)
     return weights / weights.sum()

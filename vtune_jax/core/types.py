@@ -115,7 +115,7 @@ class Method(NamedTuple):
     init: Callable[[Targets], LossHistory]
     observe: Callable[[LossHistory, Observation], LossHistory]
     update: UpdateRule
-    needs: frozenset[str]  # what the trainer must supply, see `vtune_jax.rules.registry.NEEDS`
+    needs: frozenset[str]  # what the trainer must supply, see `vtune_jax.core.needs.NEEDS`
 
 
 class Cursor(NamedTuple):

@@ -27,7 +27,6 @@ from vtune_jax.rules import (
     Static,
     Velocitune,
 )
-from vtune_jax.rules.offline import Offline
 from vtune_jax.train.loop import LoopConfig
 from vtune_jax.train.optimizer import OptimizerConfig
 
@@ -136,14 +135,7 @@ class ExperimentConfig:
         method = arm.build()
         roomy = {"sizes": nothing + 1.0, "budget": np.array(1e-9)}
         method.init(make_targets(nothing, nothing, nothing, nothing, roomy))
-        if isinstance(arm, SkillIt) and arm.graph_domains not in ((), names):
-            raise ValueError(f"graph_domains must be the corpus' domains in their order {list(names)}")
-        if isinstance(arm, Static) and arm.groups and len(arm.groups) != len(names):
-            raise ValueError(f"groups must name one group per domain ({len(names)}), got {len(arm.groups)}")
-        if isinstance(arm, Offline) and len(arm.domain_weights) not in (0, len(names)):
-            raise ValueError(
-                f"domain_weights must name one number per domain ({len(names)}), got {len(arm.domain_weights)}"
-            )
+        arm.assert_fits(names)
         # A law has one parameter per domain and one more; a quarter of the runs are left out when it is judged.
         least = 2 * (len(names) + 1)
         if "proxies" in method.needs and self.proxies.mixtures < least:

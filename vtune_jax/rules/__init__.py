@@ -1,4 +1,4 @@
-"""Published rules as records of pure functions; `table.METHODS` lists them.
+"""Published rules as records of pure functions; `METHODS` lists them, README.md says how to add another.
 
 >>> import jax.numpy as jnp
 >>> from vtune_jax import rules
@@ -18,15 +18,18 @@
 from vtune_jax.core.priors import prior_weights, stratified_weights, unimax_weights
 from vtune_jax.rules.ado import Ado, ado
 from vtune_jax.rules.aioli import Aioli, aioli
+from vtune_jax.rules.config import MethodConfig
 from vtune_jax.rules.dbl import DynamicBatchLoading, dynamic_batch_loading
 from vtune_jax.rules.doge import DoGE, doge
 from vtune_jax.rules.doremi import DoReMi, doremi
 from vtune_jax.rules.grape import Grape, grape
 from vtune_jax.rules.group_dro import GroupDro, cvar_dro, group_dro
 from vtune_jax.rules.mixer import Mixer
+from vtune_jax.rules.mixing_laws import MixingLaws
 from vtune_jax.rules.odm import Odm, odm
-from vtune_jax.rules.offline import MixingLaws, Olmix, RegMix
-from vtune_jax.rules.registry import METHODS
+from vtune_jax.rules.olmix import Olmix
+from vtune_jax.rules.registry import METHODS, method_configs
+from vtune_jax.rules.regmix import RegMix
 from vtune_jax.rules.skillit import SkillIt, skillit
 from vtune_jax.rules.static import Static, static
 from vtune_jax.rules.velocitune import Velocitune, velocitune
@@ -40,6 +43,7 @@ __all__ = [
     "DynamicBatchLoading",
     "Grape",
     "GroupDro",
+    "MethodConfig",
     "Mixer",
     "MixingLaws",
     "Odm",
@@ -56,6 +60,7 @@ __all__ = [
     "dynamic_batch_loading",
     "grape",
     "group_dro",
+    "method_configs",
     "odm",
     "prior_weights",
     "skillit",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtune_jax.core.types import Alignment, ExcessSums, LossHistory, LossSums, Method, Observation, Targets
-from vtune_jax.rules.config import Arm
+from vtune_jax.rules.config import MethodConfig
 
 Numbers = Any
 """What numpy makes an array of: a list, an array, a tensor on the CPU."""
@@ -21,7 +21,7 @@ class Mixer:
 
     def __init__(
         self,
-        method: Method | Arm,
+        method: Method | MethodConfig,
         prior: Numbers,
         *,
         initial: Numbers = None,
@@ -43,7 +43,7 @@ class Mixer:
             ValueError: an array of another length than the prior, targets that the method needs and that are missing,
                 or a prior that is negative or not finite.
         """
-        self._method = method.build() if isinstance(method, Arm) else method
+        self._method = method.build() if isinstance(method, MethodConfig) else method
         weights = np.asarray(prior, np.float64)
         if weights.ndim != 1 or not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
             raise ValueError(f"prior must be shares that are not negative, got {np.asarray(prior).tolist()}.")

@@ -1,64 +1,49 @@
 """The mixture that does not move: the control of every experiment."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from vtune_jax.core.checks import assert_within
 from vtune_jax.core.history import remembering
 from vtune_jax.core.priors import prior_weights, stratified_weights, unimax_weights
 from vtune_jax.core.types import LossHistory, Method, Targets, Weights
-from vtune_jax.rules.config import Arm
+from vtune_jax.rules.config import MethodConfig, Published, factory_of, number
 
 Form = Literal["prior", "natural", "uniform", "power", "unimax", "stratified"]
 
 
-def static(window: int = 1) -> Method:
-    """Keeps the prior: `w' = prior`. It still records held-out losses, so that its curves can be compared.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Static(MethodConfig):
+    """Keeps the prior, `w' = prior`: the experiment's prior, or one that follows from the sizes of the domains.
 
-    Args:
-        window: observations kept in its history.
+    It still records held-out losses, so that its curves can be compared. It needs nothing.
     """
 
-    init, observe = remembering("heldout", window)
-
-    def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
-        return targets.prior
-
-    return Method(init=init, observe=observe, update=update, needs=frozenset())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Static(Arm):
-    """A constant mixture: the prior, or one of its own."""
+    moves: ClassVar[bool] = False
 
     name: Literal["static"] = "static"
-    form: Form = "prior"  # or from the sizes of domains: "natural", "uniform", "power", "unimax", "stratified"
-    power: float = 0.5  # a of "power", n^a; within groups of "stratified"
-    max_epochs: float = 4.0  # of "unimax"
+    form: Form = "prior"  # or from the tokens of each domain: "natural", "uniform", "power", "unimax", "stratified"
+    power: float = number(0.5, static=True)  # a of "power", `n^a`, and of "stratified" within a group
+    max_epochs: float = number(4.0, positive=True, static=True)  # of "unimax": largest number of epochs of a domain
     groups: tuple[str, ...] = ()  # of "stratified": the group of each domain, in their order
 
     def __post_init__(self) -> None:
-        assert_within(power=self.power)
-        if self.max_epochs <= 0:
-            raise ValueError(f"max_epochs must be positive, got {self.max_epochs}.")
         if bool(self.groups) != (self.form == "stratified"):
             raise ValueError(f'groups must be given for the form "stratified" and no other, got {list(self.groups)}.')
         super().__post_init__()
 
     def method(self) -> Method:
-        """See `Arm`."""
-        return static()
+        """See `MethodConfig`."""
+        init, observe = remembering("heldout")
+
+        def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
+            return targets.prior
+
+        return Method(init=init, observe=observe, update=update, needs=frozenset())
 
     def mixture(self, prior: np.ndarray, tokens: np.ndarray, budget: float | int) -> np.ndarray:
-        """The weights of the whole run.
-
-        Args:
-            prior: on the simplex.
-            tokens: available per domain.
-            budget: tokens of the whole run; matters for UniMax only.
-        """
+        """See `MethodConfig`; the budget matters to "unimax" only."""
         if self.form == "prior":
             return prior
         if self.form == "unimax":
@@ -66,3 +51,21 @@ class Static(Arm):
         if self.form == "stratified":
             return stratified_weights(tokens, self.groups, self.power)
         return prior_weights(tokens, {"natural": 1.0, "uniform": 0.0, "power": self.power}[self.form])
+
+    def assert_fits(self, names: tuple[str, ...]) -> None:
+        """See `MethodConfig`."""
+        if self.groups and len(self.groups) != len(names):
+            raise ValueError(f"groups must name one group per domain ({len(names)}), got {len(self.groups)}")
+
+
+static = factory_of(Static)
+
+PUBLISHED = Published(
+    config=Static,
+    source="control; UniMax: Chung et al. 2023, arXiv:2304.09151",
+    place=0,
+    departures=(
+        "UniMax counts tokens, characters in the paper; what cannot be spent is reported instead of scaled up silently",
+        "stratified: groups share evenly, and within a group the power law of sizes holds",
+    ),
+)

@@ -17,7 +17,7 @@ from vtune_jax.machine.json_lines import JsonLines
 from vtune_jax.machine.json_values import from_json
 from vtune_jax.machine.provenance import Provenance
 from vtune_jax.report.results import ArmResult, Column, Final, Results, RunFacts, StepRow, TargetResult, Update, column
-from vtune_jax.rules.config import Arm
+from vtune_jax.rules.config import MethodConfig as AnyMethod
 from vtune_jax.stages.target_losses import targets_from
 from vtune_jax.train.heldout import mean_loss
 
@@ -101,7 +101,7 @@ def _arm(
 
 def describe(arm: MethodConfig) -> str:
     """A method with its hyper-parameters, as one would call it."""
-    shared = {field.name: field.default for field in dataclasses.fields(Arm)}
+    shared = {field.name: field.default for field in dataclasses.fields(AnyMethod)}
     fields = {
         key: value
         for key, value in settings.as_plain(arm).items()

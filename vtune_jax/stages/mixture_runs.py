@@ -16,7 +16,8 @@ from vtune_jax.proposals.convex_proposer import propose_mixture
 from vtune_jax.proposals.mixing_law import fit_mixing_laws
 from vtune_jax.proposals.random_mixtures import random_mixtures
 from vtune_jax.proposals.trees import Predict, fit_trees, search_by_simulation
-from vtune_jax.rules.offline import MixingLaws, Offline, Olmix, RegMix
+from vtune_jax.rules import MixingLaws, Olmix, RegMix
+from vtune_jax.rules.offline import Offline
 from vtune_jax.stages.short_runs import measured_run, short_run_key
 from vtune_jax.stages.store import Stage
 

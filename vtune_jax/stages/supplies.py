@@ -19,7 +19,7 @@ from vtune_jax.experiment.config import MethodConfig
 from vtune_jax.machine.files import read_json, write_json
 from vtune_jax.machine.json_lines import JsonLines
 from vtune_jax.rules import Static
-from vtune_jax.rules.config import Arm
+from vtune_jax.rules.config import MethodConfig as AnyMethod
 from vtune_jax.rules.offline import Offline
 from vtune_jax.stages.mixture_runs import proposed_mixture
 from vtune_jax.stages.short_runs import measured_run, short_run_key, train_statically
@@ -87,9 +87,9 @@ def given(pipeline: Pipeline, arm: MethodConfig, label: str) -> Given:
     return Given(method, mixture, targets, reference, stages, facts)
 
 
-def constant_arm(arm: Arm) -> Static:
+def constant_arm(arm: AnyMethod) -> Static:
     """An arm that stays at its mixture, within the constraints of another."""
-    shared = {field.name: getattr(arm, field.name) for field in dataclasses.fields(Arm)}
+    shared = {field.name: getattr(arm, field.name) for field in dataclasses.fields(AnyMethod)}
     return Static(**{**shared, "name": "static", "acts_on": "sampling", "proxy_share": 0.0})
 
 
