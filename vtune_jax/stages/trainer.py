@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from vtune_jax.core.numbers import structure_of
 from vtune_jax.core.types import LossSums, Targets
 from vtune_jax.data.mixture.spec import PlanSpec, fingerprint
 from vtune_jax.data.tokens.rows import Rows
@@ -20,12 +21,13 @@ from vtune_jax.machine.mesh import data_mesh, template
 from vtune_jax.machine.progress import Tick
 from vtune_jax.models import Model, build
 from vtune_jax.train.checkpoint import Checkpoints, Facts, canonical
-from vtune_jax.train.device_engine import DeviceEngine, Scan, compile_scan
+from vtune_jax.train.device_engine import CompiledSegment, DeviceEngine, compile_segment
 from vtune_jax.train.engine import Engine
 from vtune_jax.train.heldout import make_evaluate
 from vtune_jax.train.host_engine import CompiledStep, HostEngine, compile_step
 from vtune_jax.train.listeners import MetricsFiles, Shown
 from vtune_jax.train.loop import Run, final_params
+from vtune_jax.train.numbers import run_numbers
 from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import RunConstants, TrainState, start
 from vtune_jax.train.step import TrainStep, make_train_step
@@ -54,33 +56,30 @@ class Lab:
         self.mesh = None if config.data.engine == "device" else data_mesh(config.data.batch)
         self.evaluate = make_evaluate(self.model, config.data.evaluate_rows_at_once, self.mesh)
         self._jitted_evaluate = jax.jit(self.evaluate)
-        self._compiled: dict[Any, CompiledStep | Scan] = {}
+        self._steps: dict[Any, CompiledStep] = {}
+        self._segments: dict[Any, CompiledSegment] = {}
 
     def heldout_sums(self, params: PyTree, heldout: Rows) -> LossSums:
         """Held-out loss of a model on rows [domains, rows, ...]."""
         return jax.device_get(self._jitted_evaluate(params, heldout))
 
-    def jitted(self, optimizer: OptimizerConfig, method_config: MethodConfig) -> CompiledStep:
-        """The compiled step of a method for the host engine, made once."""
-        key = (optimizer, dataclasses.replace(method_config, label=""))
-        if key not in self._compiled:
-            self._compiled[key] = compile_step(self._step(optimizer, method_config))
-        return self._compiled[key]
+    def jitted(self, method_config: MethodConfig) -> CompiledStep:
+        """The compiled step of a method for the host engine, made once for each structure."""
+        key = structure_of(dataclasses.replace(method_config, label=""))
+        if key not in self._steps:
+            self._steps[key] = compile_step(self._step(method_config))
+        return self._steps[key]
 
-    def scan(self, optimizer: OptimizerConfig, method_config: MethodConfig, spec: PlanSpec) -> Scan:
-        """The compiled scan of a method for the device engine, made once for each plan."""
-        key = (optimizer, dataclasses.replace(method_config, label=""), spec)
-        if key not in self._compiled:
-            step = self._step(optimizer, method_config)
-            self._compiled[key] = compile_scan(step, spec, self.config.data.sequence)
-        return self._compiled[key]
+    def segment(self, method_config: MethodConfig, spec: PlanSpec) -> CompiledSegment:
+        """The compiled segment of a method for the device engine, made once for each structure and plan."""
+        spec = dataclasses.replace(spec, seed=0)
+        key = (structure_of(dataclasses.replace(method_config, label="")), spec)
+        if key not in self._segments:
+            self._segments[key] = compile_segment(self._step(method_config), spec, self.config.data.sequence)
+        return self._segments[key]
 
-    def _step(self, optimizer: OptimizerConfig, method_config: MethodConfig) -> TrainStep:
-        interval, lag = self.config.mixture.interval, self.config.mixture.lag
-        method, acts_on = method_config.build(), method_config.acts_on
-        return make_train_step(
-            self.model, optimizer, method, self.evaluate, interval=interval, lag=lag, acts_on=acts_on
-        )
+    def _step(self, method_config: MethodConfig) -> TrainStep:
+        return make_train_step(self.model, method_config, self.evaluate, acts_on=method_config.acts_on)
 
     def train(
         self,
@@ -101,25 +100,24 @@ class Lab:
         data, mixture = self.config.data, self.config.mixture
         spec = self.plan_spec(streams, seed)
         heldout = {name: jnp.asarray(rows) for name, rows in streams.heldout.items()}
-        constants = RunConstants(heldout=heldout, horizon=jnp.int32(steps), reference=reference)
+        numbers = run_numbers(
+            steps=steps,
+            interval=mixture.interval,
+            lag=mixture.lag,
+            optimizer=optimizer,
+            method=method_config,
+            seed=seed,
+        )
+        constants = RunConstants(heldout=heldout, numbers=numbers, reference=reference)
         engine: Engine[TrainState]
         if data.engine == "device":
-            engine = DeviceEngine(
-                self.scan(optimizer, method_config, spec),
-                spec,
-                streams.stores,
-                constants,
-                interval=mixture.interval,
-                lag=mixture.lag,
-            )
+            engine = DeviceEngine(self.segment(method_config, spec), spec, streams.stores, constants)
         else:
             engine = HostEngine(
-                self.jitted(optimizer, method_config),
+                self.jitted(method_config),
                 spec,
                 streams.stores,
                 constants,
-                interval=mixture.interval,
-                lag=mixture.lag,
                 mesh=self.mesh,
                 workers=data.workers,
                 worker_kind=data.worker_kind,
@@ -131,7 +129,7 @@ class Lab:
             allow_data_change=self._allow_data_change,
             loop=self.config.loop,
         )
-        begin = partial(start, params, method_config.build(), targets)
+        begin = partial(start, params, method_config, targets)
         return final_params(run, engine, begin, listeners=[MetricsFiles(folder), Shown(tick, warn)])
 
     def plan_spec(self, streams: Streams, seed: int) -> PlanSpec:
