@@ -34,6 +34,7 @@ from vtune_jax.models import DecoderConfig, build
 from vtune_jax.rules import Static, Velocitune
 from vtune_jax.train.heldout import Heldout, make_evaluate
 from vtune_jax.train.host_engine import HostEngine, compile_step
+from vtune_jax.train.numbers import run_numbers
 from vtune_jax.train.optimizer import OptimizerConfig, descend, fresh_memory
 from vtune_jax.train.state import RunConstants, start
 from vtune_jax.train.step import make_train_step
@@ -132,18 +133,20 @@ def make_loop(name: str, setting: Setting) -> Callable[[int], None]:
     method = Static() if name == "static" else Velocitune(floor=0.01)
     evaluate = make_evaluate(model, 32) if name == "evaluated" else known_losses
     read = [store.read(np.arange(setting.heldout_rows, dtype=np.uint32))["tokens"] for store in stores]
-    constants = RunConstants(heldout={"tokens": jnp.asarray(np.stack(read))}, horizon=jnp.int32(100_000))
-    train_step = make_train_step(model, optimizer, method.build(), evaluate, interval=setting.interval)
+    numbers = run_numbers(steps=100_000, interval=setting.interval, optimizer=optimizer, method=method)
+    constants = RunConstants(heldout={"tokens": jnp.asarray(np.stack(read))}, numbers=numbers)
+    train_step = make_train_step(model, method, evaluate)
     spec = PlanSpec(rows=tuple(map(len, stores)), batch=setting.batch, seed=0)
-    engine = HostEngine(compile_step(train_step), spec, stores, constants, interval=setting.interval)
+    engine = HostEngine(compile_step(train_step), spec, stores, constants)
     ones = np.ones(setting.domains)
     targets = make_targets(9 * ones, np.linspace(1, 5, setting.domains), 0.1 * ones, ones / setting.domains)
-    state = engine.start(start(params, method.build(), targets))
+    state = start(params, method, targets)
+    engine.start(state, 0)
 
     def loop(steps: int) -> None:
         nonlocal state
         for _ in range(0, steps, setting.interval):
-            state, _rows = engine.advance(state, setting.interval)
+            state = engine.advance(state, setting.interval).state
         jax.block_until_ready(state)
 
     return loop

@@ -70,7 +70,7 @@ for devices in (1, 2, 4):
         row[str(rows)] = [flops(program), sums.nats.tolist(), sums.tokens.tolist(), sums.squares.tolist()]
     constants = replicate(tiny.constants()._replace(heldout={"tokens": np.resize(
         tiny.heldout()["tokens"], (3, 64, tiny.LENGTH + 1))}), mesh)
-    step = make_train_step(tiny.model(), tiny.OPTIMIZER, tiny.METHOD.build(), evaluate, interval=1)
+    step = make_train_step(tiny.model(), tiny.METHOD, evaluate)
     update = jax.jit(step.update).lower(replicate(tiny.state(), mesh), batch(), constants)
     row["update"] = [flops(update.compile())]
     found.append(row)

@@ -42,7 +42,7 @@ def trained(folder, lanes, *, stop=None, every=100, asked=False):
         lanes,
         tiny.model(),
         tiny.OPTIMIZER,
-        tiny.model().init(0),
+        tiny.params(),
         spec=tiny.spec(),
         stores=tiny.stores(),
         quota=np.asarray(to_quota(tiny.targets().prior)),

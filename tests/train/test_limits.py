@@ -14,18 +14,15 @@ from tests.train.test_loop import Stop, assert_same_files, assert_same_state
 from vtune_jax.data.tokens.rows import TokenRows
 from vtune_jax.errors import UserError
 from vtune_jax.train.checkpoint import Checkpoints, canonical
-from vtune_jax.train.device_engine import DeviceEngine, compile_scan
-from vtune_jax.train.heldout import make_evaluate
-from vtune_jax.train.host_engine import HostEngine, compile_step
-from vtune_jax.train.step import make_train_step
+from vtune_jax.train.device_engine import DeviceEngine
+from vtune_jax.train.host_engine import HostEngine
 
 
 def limited_engine(kind, stop=False, limits=(None, 9, 9)):
     spec = dataclasses.replace(tiny.spec(), limits=limits, stop=(stop,) * tiny.DOMAINS)
     if kind == "device":
-        scan = compile_scan(tiny.steps_of()[0], spec, tiny.LENGTH)
-        return DeviceEngine(scan, spec, tiny.stores(), tiny.constants())
-    return HostEngine(tiny.steps_of()[1], spec, tiny.stores(), tiny.constants(), interval=tiny.INTERVAL)
+        return DeviceEngine(tiny.scan_of(of=spec), spec, tiny.stores(), tiny.constants())
+    return HostEngine(tiny.jitted(), spec, tiny.stores(), tiny.constants())
 
 
 def saved(folder):
@@ -84,7 +81,7 @@ def test_tokens_that_are_lost_stop_the_run_with_its_state_saved_and_it_goes_on_w
     stores = tuple(Away(store.tokens, tiny.LENGTH, name=store.name) for store in tiny.stores())
 
     def engine():
-        return HostEngine(tiny.steps_of()[1], tiny.spec(), stores, tiny.constants(), interval=tiny.INTERVAL)
+        return HostEngine(tiny.jitted(), tiny.spec(), stores, tiny.constants())
 
     with pytest.raises(UserError, match="the tokens of domain 'd1' are lost"):
         tiny.carry_out(tiny.run(tmp_path / "broken"), engine())
@@ -109,7 +106,7 @@ def test_other_data_are_refused_by_what_differs_and_taken_over_if_asked(tmp_path
     spec = dataclasses.replace(tiny.spec(), rows=tuple(map(len, stores)))
     before = saved(tmp_path).mixture.cursor
     assert int(before.row[2]) >= spec.rows[2]
-    engine = HostEngine(tiny.steps_of()[1], spec, stores, tiny.constants(), interval=tiny.INTERVAL)
+    engine = HostEngine(tiny.jitted(), spec, stores, tiny.constants())
     state = tiny.carry_out(allowed, engine, warn=said.append)
     assert int(state.step) == 24
     # What lies past the end of the shorter domain is read from the next epoch on.
@@ -120,14 +117,8 @@ def test_other_data_are_refused_by_what_differs_and_taken_over_if_asked(tmp_path
 @pytest.mark.parametrize("lag", [0, 2])
 @pytest.mark.parametrize("crash", [5, 6, 7, 12])
 def test_a_run_with_lag_and_readers_ahead_resumes_to_the_bit(tmp_path, lag, crash):
-    evaluate = make_evaluate(tiny.model(), 9)
-    step = compile_step(
-        make_train_step(tiny.model(), tiny.OPTIMIZER, tiny.METHOD.build(), evaluate, interval=tiny.INTERVAL, lag=lag)
-    )
-
     def run(folder, tick=lambda steps, fields: None):
-        options = {"interval": tiny.INTERVAL, "lag": lag, "workers": 2}
-        engine = HostEngine(step, tiny.spec(), tiny.stores(), tiny.constants(), **options)
+        engine = tiny.engine(numbers={"lag": lag}, workers=2)
         return tiny.carry_out(tiny.run(folder, checkpoint_every=1), engine, tick=tick)
 
     done = 0

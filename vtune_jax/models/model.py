@@ -33,6 +33,10 @@ class ModelConfig(Protocol):
         """Of the family, in a config file."""
         ...
 
+    def __hash__(self) -> int:
+        """Configs are frozen."""
+        ...
+
     def parameters(self, vocabulary: int) -> int:
         """Number of parameters, embedding included."""
         ...

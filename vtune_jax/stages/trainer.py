@@ -1,6 +1,7 @@
 """What pre-training, proxies and arms share: from token files and a recipe to a trained state on disk."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from vtune_jax import settings
+from vtune_jax.core.numbers import structure_of
 from vtune_jax.core.types import LossSums, Targets
 from vtune_jax.data.mixture.config import DataConfig
 from vtune_jax.data.mixture.spec import Allocation, PlanSpec, fingerprint
@@ -22,12 +25,13 @@ from vtune_jax.machine.progress import Tick
 from vtune_jax.models import Model, ModelConfig, build
 from vtune_jax.rules.config import MethodConfig
 from vtune_jax.train.checkpoint import Checkpoints, Facts, canonical
-from vtune_jax.train.device_engine import DeviceEngine, Scan, compile_scan
+from vtune_jax.train.device_engine import CompiledSegment, DeviceEngine, compile_segment
 from vtune_jax.train.engine import Engine
 from vtune_jax.train.heldout import make_evaluate
 from vtune_jax.train.host_engine import CompiledStep, HostEngine, compile_step
 from vtune_jax.train.listeners import MetricsFiles, Shown
 from vtune_jax.train.loop import LoopConfig, Run, final_params
+from vtune_jax.train.numbers import run_numbers
 from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import RunConstants, TrainState, start
 from vtune_jax.train.step import ActsOn, TrainStep, make_train_step
@@ -63,30 +67,71 @@ class TrainingRun:
     seed: int
 
 
-class Trainer:
-    """Compiled pieces that the runs of a recipe share.
+class Programs:
+    """A model and the compiled programs around it; as numbers are traced, each serves all methods of a structure."""
 
-    Runs whose methods differ only in their numbers use one compiled step.
-    """
+    def __init__(self, model: Model, rows_at_once: int, mesh: Mesh | None) -> None:
+        """Nothing is compiled yet.
+
+        Args:
+            model: whose losses are computed.
+            rows_at_once: most rows whose logits are in memory together during an evaluation.
+            mesh: devices over which batches and held-out rows are split; None for one device.
+        """
+        self.model, self.mesh = model, mesh
+        self._evaluate = make_evaluate(model, rows_at_once, mesh)
+        self.evaluate = jax.jit(self._evaluate)
+        self._steps: dict[Any, CompiledStep] = {}
+        self._segments: dict[Any, CompiledSegment] = {}
+
+    def step(self, run: "TrainingRun") -> CompiledStep:
+        """The compiled step of a method for the host engine, made once for each structure."""
+        key = (structure_of(run.method), run.acts_on)
+        if key not in self._steps:
+            self._steps[key] = compile_step(self._train_step(run))
+        return self._steps[key]
+
+    def segment(self, run: "TrainingRun", spec: PlanSpec, sequence: int) -> CompiledSegment:
+        """The compiled segment of a method for the device engine, made once for each structure and plan."""
+        spec = dataclasses.replace(spec, seed=0)
+        key = (structure_of(run.method), run.acts_on, spec, sequence)
+        if key not in self._segments:
+            self._segments[key] = compile_segment(self._train_step(run), spec, sequence)
+        return self._segments[key]
+
+    def _train_step(self, run: "TrainingRun") -> TrainStep:
+        return make_train_step(self.model, run.method, self._evaluate, acts_on=run.acts_on)
+
+
+@functools.lru_cache(maxsize=8)
+def programs_of(model: ModelConfig, vocabulary: int, rows_at_once: int, mesh: Mesh | None) -> Programs:
+    """The programs of a model, shared by all sessions of a process; those used longest ago are let go."""
+    return Programs(build(model, vocabulary), rows_at_once, mesh)
+
+
+class Trainer:
+    """Carries out the runs of a recipe."""
 
     def __init__(self, recipe: Recipe, *, warn: Callable[[str], None] = lambda message: None) -> None:
-        """Builds the model; nothing is compiled yet.
+        """Nothing is compiled yet.
 
         Args:
             recipe: of the runs.
             warn: told of damaged checkpoints and of what else the user should know.
         """
-        self.recipe = recipe
+        self.recipe, data = recipe, recipe.data
         self._warn = warn
-        self.model: Model = build(recipe.model, recipe.vocabulary)
-        self.mesh = None if recipe.data.engine == "device" else data_mesh(recipe.data.batch)
-        self._evaluate = make_evaluate(self.model, recipe.data.evaluate_rows_at_once, self.mesh)
-        self._jitted_evaluate = jax.jit(self._evaluate)
-        self._compiled: dict[Any, CompiledStep | Scan] = {}
+        self.mesh = None if data.engine == "device" else data_mesh(data.batch)
+        self._programs = programs_of(recipe.model, recipe.vocabulary, data.evaluate_rows_at_once, self.mesh)
+
+    @property
+    def model(self) -> Model:
+        """Of the recipe."""
+        return self._programs.model
 
     def heldout_sums(self, params: PyTree, heldout: Rows) -> LossSums:
         """Held-out loss of a model on rows [domains, rows, ...]."""
-        sums: LossSums = jax.device_get(self._jitted_evaluate(params, heldout))
+        sums: LossSums = jax.device_get(self._programs.evaluate(params, heldout))
         return sums
 
     def train(
@@ -116,20 +161,25 @@ class Trainer:
         recipe, data = self.recipe, self.recipe.data
         spec = self.plan_spec(streams, run.seed)
         heldout = {name: jnp.asarray(rows) for name, rows in streams.heldout.items()}
-        constants = RunConstants(heldout=heldout, horizon=jnp.int32(run.steps), reference=reference)
+        numbers = run_numbers(
+            steps=run.steps,
+            interval=recipe.interval,
+            lag=recipe.lag,
+            optimizer=run.optimizer,
+            method=run.method,
+            seed=run.seed,
+        )
+        constants = RunConstants(heldout=heldout, numbers=numbers, reference=reference)
         engine: Engine[TrainState]
         if data.engine == "device":
-            engine = DeviceEngine(
-                self._scan(run, spec), spec, streams.stores, constants, interval=recipe.interval, lag=recipe.lag
-            )
+            program = self._programs.segment(run, spec, data.sequence)
+            engine = DeviceEngine(program, spec, streams.stores, constants)
         else:
             engine = HostEngine(
-                self._step(run),
+                self._programs.step(run),
                 spec,
                 streams.stores,
                 constants,
-                interval=recipe.interval,
-                lag=recipe.lag,
                 mesh=self.mesh,
                 workers=data.workers,
                 worker_kind=data.worker_kind,
@@ -141,7 +191,7 @@ class Trainer:
             allow_data_change=allow_data_change,
             loop=recipe.loop,
         )
-        begin = partial(start, params, run.method.build(), targets)
+        begin = partial(start, params, run.method, targets)
         return final_params(on_disk, engine, begin, listeners=[MetricsFiles(folder), Shown(tick, self._warn)])
 
     def plan_spec(self, streams: Streams, seed: int) -> PlanSpec:
@@ -171,26 +221,3 @@ class Trainer:
         if found is None:
             raise UserError(f"the finished stage {folder} has no usable parameters", "delete that folder and run again")
         return found.state
-
-    def _step(self, run: TrainingRun) -> CompiledStep:
-        key = (run.optimizer, run.method, run.acts_on)
-        if key not in self._compiled:
-            self._compiled[key] = compile_step(self._train_step(run))
-        return self._compiled[key]
-
-    def _scan(self, run: TrainingRun, spec: PlanSpec) -> Scan:
-        key = (run.optimizer, run.method, run.acts_on, spec)
-        if key not in self._compiled:
-            self._compiled[key] = compile_scan(self._train_step(run), spec, self.recipe.data.sequence)
-        return self._compiled[key]
-
-    def _train_step(self, run: TrainingRun) -> TrainStep:
-        return make_train_step(
-            self.model,
-            run.optimizer,
-            run.method.build(),
-            self._evaluate,
-            interval=self.recipe.interval,
-            lag=self.recipe.lag,
-            acts_on=run.acts_on,
-        )

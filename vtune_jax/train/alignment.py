@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from vtune_jax.core.types import Alignment, Method, MixtureState
+from vtune_jax.core.types import Alignment, MixtureState
 from vtune_jax.models import Batch, Model
 from vtune_jax.train.heldout import Heldout
 from vtune_jax.train.learn import mean_nats
-from vtune_jax.train.optimizer import OptimizerNumbers, learning_rate
+from vtune_jax.train.optimizer import learning_rate
 from vtune_jax.train.state import RunConstants
 
 
@@ -75,9 +75,8 @@ def align(train: PyTree, target: PyTree, learning_rate: Float[Array, ""]) -> Ali
 Align = Callable[[MixtureState, PyTree, Int[Array, ""], Batch, RunConstants], tuple[MixtureState, Alignment | None]]
 
 
-def make_align(model: Model, numbers: OptimizerNumbers, method: Method) -> Align:
+def make_align(model: Model, needs: frozenset[str]) -> Align:
     """The function that finds how gradients lie to each other, and keeps them, if the method needs that."""
-    needs = method.needs
 
     def find(
         held: MixtureState, params: PyTree, step: Int[Array, ""], batch: Batch, constants: RunConstants
@@ -89,6 +88,6 @@ def make_align(model: Model, numbers: OptimizerNumbers, method: Method) -> Align
             train = latest(held.gradients, train, present)
             held = held._replace(gradients=train)
         towards = heldout_gradients(model, params, constants.heldout) if "heldout_alignment" in needs else train
-        return held, align(train, towards, learning_rate(numbers, step, constants.horizon))
+        return held, align(train, towards, learning_rate(constants.numbers.optimizer, step, constants.numbers.horizon))
 
     return find

@@ -15,7 +15,6 @@ from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
 from vtune_jax.machine import hosts
-from vtune_jax.machine.mesh import replicate
 from vtune_jax.models import Batch
 from vtune_jax.train.mixture_engine import Made, MixtureEngine
 from vtune_jax.train.state import RunConstants, TrainState
@@ -35,8 +34,6 @@ class HostEngine(MixtureEngine):
         stores: Sequence[RowStore],
         constants: RunConstants,
         *,
-        interval: int,
-        lag: int = 0,
         mesh: Mesh | None = None,
         workers: int = 0,
         worker_kind: Workers = "threads",
@@ -47,16 +44,18 @@ class HostEngine(MixtureEngine):
             train_step: jitted, first argument donated; see `compile_step`.
             spec: of the global batch.
             stores: the rows of each domain.
-            constants: of the run.
-            interval: optimiser steps between weight updates.
-            lag: steps until new weights come into force.
+            constants: of the run; the seed among its numbers takes the place of the spec's.
             mesh: devices over which the batch is split, of all processes; None for one device.
             workers: that read ahead, see `MixtureIterator`.
             worker_kind: threads or processes.
+
+        Raises:
+            ValueError: a phase other than 0, by which the iterator's versions of weights cannot begin.
         """
-        super().__init__(spec, stores, interval=interval, lag=lag, mesh=mesh)
+        super().__init__(spec, stores, constants, mesh=mesh)
+        if self._phase:
+            raise ValueError(f"phase must be 0 for the host engine, got {self._phase}.")
         self._train_step = train_step
-        self._constants = replicate(constants, mesh)
         self._workers: dict[str, Any] = {"workers": workers, "worker_kind": worker_kind}
         self._iterator: MixtureIterator
 

@@ -4,6 +4,7 @@ On an accelerator a small model leaves most of the machine idle; lanes fill it. 
 without a gap: the longest in one, all the others in the other.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -110,8 +111,7 @@ class LaneEngine:
         self._base = replicate(params, mesh)
         self._run_at, self._within = lanes.schedule()
         self._horizons = np.array([run.steps for run in lanes.runs], np.int32)
-        self._learn = jax.jit(jax.vmap(_make_step(model, optimizer.numbers(), len(stores))), donate_argnums=0)
-        self._restart = jax.jit(_restart, donate_argnums=0)
+        self._learn, self._numbers = _compiled(model, len(stores)), optimizer.numbers()
         self._step = 0
         self._streams: list[MixtureIterator] = []
         self._batches: list[dict[str, np.ndarray]] = [{}] * len(lanes.of_lane)
@@ -163,11 +163,13 @@ class LaneEngine:
             active, within = self._run_at[self._step] >= 0, self._within[self._step]
             begins = active & (within == 0)
             if begins.any():
-                learner = self._restart(learner, self._base, jnp.asarray(begins))
+                learner = _restart(learner, self._base, jnp.asarray(begins))
             horizons = self._horizons[np.maximum(self._run_at[self._step], 0)]
             batch = self._next_batch(active, begins)
-            learner, numbers = self._learn(learner, batch, jnp.asarray(within), horizons, jnp.asarray(active))
-            measured.append(numbers)
+            learner, found = self._learn(
+                learner, batch, self._numbers, jnp.asarray(within), horizons, jnp.asarray(active)
+            )
+            measured.append(found)
             for lane in np.flatnonzero(active).tolist():
                 fault = fault or self._evaluate(learner.params, lane, losses, updates)
             self._step += 1
@@ -227,17 +229,26 @@ class LaneEngine:
         return {"step": step + 1, "loss": float(loss[active].mean()), "gradient_norm": float(norm[active].mean())}
 
 
-def _make_step(model: Model, numbers: OptimizerNumbers, domains: int) -> Callable[..., Any]:
+@functools.lru_cache(maxsize=8)
+def _compiled(model: Model, domains: int) -> Callable[..., Any]:
+    """The step of all lanes: rounds of proxies share it."""
+
     def step(
-        learner: LearnState, batch: Batch, done: Array, horizon: Array, active: Bool[Array, ""]
+        learner: LearnState,
+        batch: Batch,
+        numbers: OptimizerNumbers,
+        done: Array,
+        horizon: Array,
+        active: Bool[Array, ""],
     ) -> tuple[LearnState, tuple[Array, Array]]:
         new, learned = learn(model, learner, batch, numbers, done, horizon, domains=domains)
         new = jax.tree.map(lambda after, before: jnp.where(active, after, before), new, learner)
         return new, (learned.loss, learned.gradient_norm)
 
-    return step
+    return jax.jit(jax.vmap(step, in_axes=(0, 0, None, 0, 0, 0)), donate_argnums=0)
 
 
+@functools.partial(jax.jit, donate_argnums=0)
 def _restart(learner: LearnState, base: PyTree, begins: Bool[Array, " lanes"]) -> LearnState:
     def chosen(fresh: Array, old: Array) -> Array:
         return jnp.where(begins.reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)

@@ -1,23 +1,40 @@
 """What both engines of a mixture share: its boundaries, its place in changed data, and what is recorded."""
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vtune_jax.core.types import LossSums
+from vtune_jax.core.types import Cursor, LossSums, TokenCount, Weights
 from vtune_jax.data.mixture.limits import End
 from vtune_jax.data.mixture.on_host import adapted
 from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
+from vtune_jax.machine.mesh import replicate
 from vtune_jax.train.engine import Advanced, Fault, Row, not_finite
 from vtune_jax.train.heldout import mean_loss
-from vtune_jax.train.state import TrainState
+from vtune_jax.train.state import RunConstants, TrainState
 from vtune_jax.train.step import StepMetrics
+
+
+class Boundary(NamedTuple):
+    """The mixture after an interval, as far as it is recorded."""
+
+    weights: Weights
+    heldout: LossSums  # at the last update
+    trained: TokenCount  # up to the last update
+    cursor: Cursor
+
+
+def boundary(state: TrainState) -> Boundary:
+    """The part of a state that is recorded."""
+    return Boundary(*(getattr(state.mixture, name) for name in Boundary._fields))
+
 
 Made = tuple[TrainState, Sequence[StepMetrics], End | UserError | None]
 """The state, metrics of each step made, and why there are fewer than asked for."""
@@ -27,11 +44,14 @@ class MixtureEngine(ABC):
     """Advances a train state by several steps that do not cross a weight update, nor weights' coming into force."""
 
     def __init__(
-        self, spec: PlanSpec, stores: Sequence[RowStore], *, interval: int, lag: int, mesh: Mesh | None
+        self, spec: PlanSpec, stores: Sequence[RowStore], constants: RunConstants, *, mesh: Mesh | None
     ) -> None:
+        numbers = constants.numbers
         self.mesh = mesh
-        self._spec, self._stores = spec, tuple(stores)
-        self._interval, self._lag = interval, lag
+        # One seed: the run's, whatever the spec says.
+        self._spec, self._stores = dataclasses.replace(spec, seed=int(numbers.seed)), tuple(stores)
+        self._interval, self._phase, self._lag = int(numbers.interval), int(numbers.phase), int(numbers.lag)
+        self._constants = replicate(constants, mesh)
         self._step = 0
         self._rows = np.array(spec.rows, np.int64)
         self._batch_tokens = spec.batch * stores[0].length
@@ -42,7 +62,8 @@ class MixtureEngine(ABC):
 
     def next_stop(self, step: int) -> int:
         """The next weight update, or the next step at which weights come into force."""
-        return min(step + self._interval - (step - offset) % self._interval for offset in (0, self._lag))
+        offsets = (self._phase, self._phase + self._lag)
+        return min(step + self._interval - (step - offset) % self._interval for offset in offsets)
 
     def adapt(self, state: TrainState) -> TrainState:
         """See `Engine`."""
@@ -58,7 +79,7 @@ class MixtureEngine(ABC):
         state, metrics, stop = self._learn(state, steps)
         first, self._step = self._step, self._step + len(metrics)
         rows = [self._step_row(done, row) for done, row in enumerate(metrics, start=first + 1)]
-        due = metrics and self._step % self._interval == 0
+        due = metrics and (self._step - self._phase) % self._interval == 0
         updates = [self._update_row(state, metrics[-1])] if due else []
         return Advanced(state, rows, updates, stop, not_finite(rows) or _no_shares(updates))
 
@@ -68,7 +89,7 @@ class MixtureEngine(ABC):
 
     def _update_row(self, state: TrainState, metrics: StepMetrics) -> Row:
         """What an update saw and decided, and what has been read so far."""
-        mixture: Any = jax.device_get(state.mixture)
+        mixture: Boundary = jax.device_get(boundary(state))
         cursor = mixture.cursor
         return {
             "step": self._step,

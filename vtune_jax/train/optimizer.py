@@ -8,19 +8,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-Number = float | Float[Array, ""]
-
 
 class OptimizerNumbers(NamedTuple):
-    """The fields of `OptimizerConfig` as one pytree, which may be traced."""
+    """The fields of `OptimizerConfig` as one pytree of float32, which may be traced. Cells of a grid stand in front."""
 
-    peak_learning_rate: Number
-    warmup_fraction: Number
-    final_fraction: Number
-    weight_decay: Number
-    beta1: Number
-    beta2: Number
-    clip_norm: Number
+    peak_learning_rate: Float[Array, "*cells"]
+    warmup_fraction: Float[Array, "*cells"]
+    final_fraction: Float[Array, "*cells"]
+    weight_decay: Float[Array, "*cells"]
+    beta1: Float[Array, "*cells"]
+    beta2: Float[Array, "*cells"]
+    clip_norm: Float[Array, "*cells"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,11 +43,17 @@ class OptimizerConfig:
 
     def numbers(self) -> OptimizerNumbers:
         """What the optimiser computes with."""
-        return OptimizerNumbers(**{name: getattr(self, name) for name in OptimizerNumbers._fields})
+        fields = OptimizerNumbers._fields
+        return OptimizerNumbers(**{name: jnp.asarray(getattr(self, name), jnp.float32) for name in fields})
 
 
 def descent(numbers: OptimizerNumbers) -> optax.GradientTransformation:
-    """Gradient to descent direction, which is to be multiplied by the learning rate. Its `init` uses no number."""
+    """Gradient to descent direction, which is to be multiplied by the learning rate.
+
+    Built inside the step from traced numbers, which the transformations only compute with; `init` uses none of them, so
+    that the memory holds moments alone. `optax.inject_hyperparams` would keep the numbers in that memory, where a
+    checkpoint brought back old ones in place of the config's.
+    """
     return optax.chain(
         optax.clip_by_global_norm(numbers.clip_norm),
         optax.scale_by_adam(b1=numbers.beta1, b2=numbers.beta2),

@@ -17,7 +17,7 @@ from vtune_jax.models import Batch, Model
 from vtune_jax.train.alignment import make_align
 from vtune_jax.train.heldout import Evaluate
 from vtune_jax.train.learn import LearnState, learn
-from vtune_jax.train.optimizer import OptimizerConfig
+from vtune_jax.train.numbers import MethodLike, build_method
 from vtune_jax.train.state import RunConstants, TrainState
 from vtune_jax.train.update import update_mixture
 
@@ -41,27 +41,19 @@ class TrainStep:
 
 
 def make_train_step(
-    model: Model,
-    optimizer: OptimizerConfig,
-    method: Method,
-    evaluate: Evaluate,
-    *,
-    interval: int,
-    lag: int = 0,
-    acts_on: ActsOn = "sampling",
+    model: Model, method: MethodLike | Method, evaluate: Evaluate, *, acts_on: ActsOn = "sampling"
 ) -> TrainStep:
-    """One optimiser step, and a weight update when `interval` steps have passed.
+    """One optimiser step, and a weight update where it is due.
 
     The update happens after the optimiser step, in a `lax.cond`: the method sees the held-out losses of the new
     parameters, and the batch `lag` steps later, the very next one by default, is drawn with the new weights.
 
+    All numbers are read from `constants.numbers`, so that runs which differ in them share one compiled program.
+
     Args:
         model: gives the losses.
-        optimizer: its numbers.
-        method: the rule and how it observes.
+        method: the config of the rule and how it observes, of which only the structure matters here; or a method.
         evaluate: held-out losses, called in place at a boundary.
-        interval: optimiser steps between weight updates.
-        lag: steps after an update at which its weights come into force, in [0, interval).
         acts_on: what weights do. "sampling": the batches are drawn by them. "loss": batches are drawn by the prior, and
             a token of domain i counts `w_i / prior_i` in the batch's mean loss, as in Group DRO and DoReMi's proxy.
 
@@ -70,25 +62,29 @@ def make_train_step(
         Metrics are `loss`, `gradient_norm`, `learning_rate`, and the training sums per domain since the last update.
 
     Raises:
-        ValueError: interval below 1, a lag outside [0, interval), or a method that needs what nobody supplies.
+        ValueError: a method that needs what nobody supplies.
     """
-    if interval < 1:
-        raise ValueError(f"interval must be at least 1, got {interval}.")
-    if not 0 <= lag < interval:
-        raise ValueError(f"lag must lie in [0, interval = {interval}), got {lag}.")
-    if unknown := method.needs - set(NEEDS):
+    needs = build_method(method).needs
+    if unknown := needs - set(NEEDS):
         raise ValueError(f"the method needs {sorted(unknown)}, but what can be supplied is {sorted(NEEDS)}.")
-    numbers = optimizer.numbers()
-    refers = "reference" in method.needs
-    find_alignment = make_align(model, numbers, method)
+    refers = "reference" in needs
+    find_alignment = make_align(model, needs)
 
     def learn_batch(state: TrainState, batch: Batch, constants: RunConstants) -> tuple[TrainState, StepMetrics]:
         mixture, domain = state.mixture, batch["domain"]
         domains = mixture.weights.shape[0]
         importance = mixture.weights / mixture.targets.prior if acts_on == "loss" else None
         learner = LearnState(state.params, state.optimizer)
+        numbers = constants.numbers
         learner, learned = learn(
-            model, learner, batch, numbers, state.step, constants.horizon, domains=domains, importance=importance
+            model,
+            learner,
+            batch,
+            numbers.optimizer,
+            state.step,
+            numbers.horizon,
+            domains=domains,
+            importance=importance,
         )
         if refers:
             reference, _ = model.losses(constants.reference, batch)
@@ -107,13 +103,13 @@ def make_train_step(
         return TrainState(state.step + 1, *learner, mixture), metrics
 
     def update(state: TrainState, batch: Batch, constants: RunConstants) -> TrainState:
-        step, params = state.step, state.params
+        step, params, numbers = state.step, state.params, constants.numbers
 
         def updated(mixture: MixtureState) -> MixtureState:
             mixture, alignment = find_alignment(mixture, params, step, batch, constants)
             fixed = mixture.targets.prior if acts_on == "loss" else None
             return update_mixture(
-                method,
+                build_method(method, numbers.method),
                 evaluate,
                 mixture,
                 params,
@@ -124,9 +120,8 @@ def make_train_step(
                 drawn_by=fixed,
             )
 
-        mixture = jax.lax.cond(step % interval == 0, updated, lambda mixture: mixture, state.mixture)
-        in_force = (step - lag) % interval == 0
-        quota = jnp.where(in_force, mixture.pending, mixture.quota)
+        mixture = jax.lax.cond(numbers.due(step), updated, lambda mixture: mixture, state.mixture)
+        quota = jnp.where(numbers.in_force(step), mixture.pending, mixture.quota)
         return state._replace(mixture=mixture._replace(quota=quota))
 
     return TrainStep(learn_batch, update)
