@@ -1,4 +1,7 @@
-"""Compiled programs are shared by all tests, and by the commands they start: most of the suite's time is compiling."""
+"""Compiled programs, prepared corpora and base models are shared by all tests, workers and commands they start.
+
+Most of the suite's time is compiling.
+"""
 
 import gc
 import os
@@ -7,15 +10,42 @@ from pathlib import Path
 import jax
 import pytest
 
-CACHE = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0.3}
+from tests.stages.experiment import write_experiment
+from vtune_jax.stages.store import locked
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """A folder that the workers of one run of the suite have in common."""
+    base = tmp_path_factory.getbasetemp()
+    # Under xdist each worker has a folder of its own in that of the run.
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compile_once(tmp_path_factory):
-    settings = {**CACHE, "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled"))}
+def _compile_once(shared_folder):
+    # A folder given from outside outlives the run: handy while one works on a test.
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(shared_folder / "compiled")
+    settings = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.2}
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
+
+
+@pytest.fixture(scope="session")
+def small(shared_folder):
+    """The config of the small experiment, beside its corpora."""
+    folder = shared_folder / "small"
+    with locked(folder, lambda: None):
+        if not (folder / "small.toml").exists():
+            write_experiment(folder)
+    return folder / "small.toml"
+
+
+@pytest.fixture(scope="session")
+def store(shared_folder):
+    """Finished stages, for every test that does not look at how they are made."""
+    return shared_folder / "store"
 
 
 MOST_MAPPINGS = 20_000

@@ -1,37 +1,67 @@
-"""README and BUILD.md do what they say."""
+"""The pages do what they say: their examples run, their links lead somewhere, and they name what the public can use."""
 
 import doctest
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
-from experiments.methods import PAGE, methods_table
-from vtune_jax.cli import main as cli
+from experiments.methods import methods_table
+from vtune_jax.cli import experiment
 from vtune_jax.experiment.config import load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.md", ".github/*.md", "experiments/*.md", "vtune_jax/**/*.md")
+    for path in ROOT.glob(pattern)
+)
+EVERYTHING = "\n".join((ROOT / page).read_text() for page in PAGES)
 
 
-@pytest.mark.parametrize("name", ["README.md", "BUILD.md", "vtune_jax/rules/README.md"])
-def test_examples_print_what_they_show(name):
-    result = doctest.testfile(str(ROOT / name), module_relative=False)
+@pytest.mark.parametrize("page", [page for page in PAGES if ">>> " in (ROOT / page).read_text()])
+def test_examples_print_what_they_show(page):
+    result = doctest.testfile(str(ROOT / page), module_relative=False)
     assert result.failed == 0
     assert result.attempted > 0
 
 
-@pytest.mark.parametrize("name", ["README.md", "BUILD.md", "experiments/LOG.md", "vtune_jax/rules/README.md"])
-def test_links_lead_somewhere(name):
-    path = ROOT / name
-    links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
-    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
-    assert not missing
+def anchors(path):
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    path = ROOT / page
+    for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        if "://" in link:
+            continue
+        place, _, anchor = link.partition("#")
+        target = path.parent / place if place else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 def test_every_verb_is_named():
-    for verb in (*cli.STAGES, "fit", "doctor"):
+    for verb in (*experiment.STAGES, "fit", "runs", "doctor"):
         assert f"`{verb}`" in README or f"vtune-jax {verb}" in README
+
+
+@pytest.mark.parametrize("module", ["vtune_jax", "vtune_jax.rules", "vtune_jax.fits", "vtune_jax.data"])
+def test_the_pages_name_what_the_public_can_use(module):
+    public = importlib.import_module(module)
+    assert public.__all__
+    for name in public.__all__:
+        assert hasattr(public, name)
+        assert re.search(rf"\b{name}\b", EVERYTHING), f"{module}.{name} stands on no page"
+
+
+def test_build_is_a_page_of_ten_minutes():
+    # 250 words a minute.
+    assert len((ROOT / "BUILD.md").read_text().split()) < 2500
 
 
 def test_the_corpus_example_is_accepted(tmp_path):
@@ -43,7 +73,7 @@ def test_the_corpus_example_is_accepted(tmp_path):
 
 
 def test_the_table_of_methods_is_current():
-    assert methods_table() in PAGE.read_text()
+    assert methods_table() in (ROOT / "vtune_jax" / "rules" / "README.md").read_text()
 
 
 def test_folders_of_the_map_exist():

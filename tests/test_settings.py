@@ -159,13 +159,10 @@ def test_defaults_fill_what_the_file_leaves_out(tmp_path):
     assert settings.load(Outer, path, defaults={"title": "file"}).title == "file"
 
 
-def test_the_digest_covers_the_chosen_fields_only_and_is_the_same_in_another_process():
-    config, other = Outer(title="t"), Outer(title="u", inner=Inner(steps=10))
-    assert settings.digest(config, "inner", "shares") == settings.digest(other, "inner", "shares")
-    assert settings.digest(config) != settings.digest(other)
-    assert settings.digest(config, "inner.steps") != settings.digest(
-        Outer(title="t", inner=Inner(steps=11)), "inner.steps"
-    )
+def test_the_digest_is_the_same_in_another_process_and_differs_with_any_field():
+    config = Outer(title="t")
+    others = (Outer(title="u"), Outer(title="t", inner=Inner(steps=11)), Outer(title="t", shares=(1.0,)))
+    assert len({settings.digest(value) for value in (config, *others)}) == 4
     program = (
         "import sys; sys.path.insert(0, 'tests'); import test_settings as t; "
         "print(t.settings.digest(t.Outer(title='t')))"
@@ -173,6 +170,71 @@ def test_the_digest_covers_the_chosen_fields_only_and_is_the_same_in_another_pro
     root = Path(__file__).parent.parent
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
     assert said.stdout.strip() == settings.digest(config)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Role:
+    method: object = settings.choice(lambda: (Fast, Slow), flat=True)
+    nick: str = ""
+    patience_s: float = settings.bookkeeping(1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Team:
+    roles: tuple[Role, ...] = (Role(method=Fast()),)
+    spare: object = settings.choice(lambda: (Fast, Slow), Slow())
+
+
+def team(tmp_path, text, *overrides, **options):
+    path = tmp_path / "team.toml"
+    path.write_text(text)
+    return settings.load(Team, path, overrides, **options)
+
+
+ROLES = '[[roles]]\nname = "fast"\nrate = 2.0\nnick = "f"\n[[roles]]\nname = "slow"\nlabel = "s"\n'
+
+
+def test_a_flat_choice_shares_its_parents_table(tmp_path):
+    found = team(tmp_path, ROLES, "roles.fast.rate=3.0", "roles.s.nick=t", "roles.s.patience=5")
+    assert found.roles == (Role(method=Fast(rate=3.0), nick="f"), Role(method=Slow(label="s", patience=5), nick="t"))
+    again = team(tmp_path, settings.dumps(found))
+    assert again == found
+    assert "[roles.method]" not in settings.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("roles.fast.nik=x", r"unknown key 'roles.0.nik'; did you mean 'nick'\?"),
+        ("roles.fast.rte=1.0", r"unknown key 'roles.0.rte'; did you mean 'rate'\?"),
+        ("roles.fast.name=fats", r"'roles.0.name' is 'fats'; did you mean 'fast'\?"),
+        ("roles.fast.rate=-1.0", r"\[roles.0\] rate must not be negative"),
+        ("roles.fast.nick=1", "'roles.0.nick' is 1, a int. Fix: give a string"),
+    ],
+)
+def test_mistakes_in_a_flat_choice_are_named_like_any_other(tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        team(tmp_path, ROLES, override)
+
+
+def test_a_choice_without_a_name_is_of_its_defaults_class(tmp_path):
+    assert team(tmp_path, "[spare]\npatience = 9\n").spare == Slow(patience=9)
+    assert team(tmp_path, '[spare]\nname = "fast"\n').spare == Fast()
+    with pytest.raises(UserError, match="'roles.0.name' is missing"):
+        team(tmp_path, "[[roles]]\nrate = 1.0\n")
+
+
+def test_bookkeeping_counts_for_equality_but_not_for_the_digest():
+    one, other = Role(method=Fast()), Role(method=Fast(), patience_s=9.0)
+    assert one != other
+    assert settings.digest(one) == settings.digest(other) != settings.digest(Role(method=Slow()))
+
+
+def test_values_from_python_go_where_overrides_go(tmp_path):
+    values = {"roles.fast.rate": 4, "spare": {"name": "slow", "patience": 2}}
+    found = team(tmp_path, ROLES, values=values)
+    assert found.roles[0].method.rate == 4.0
+    assert found.spare == Slow(patience=2)
 
 
 def test_every_config_in_the_repository_loads():

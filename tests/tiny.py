@@ -5,16 +5,20 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
+from vtune_jax.core.numbers import structure_of
 from vtune_jax.core.targets import make_targets
+from vtune_jax.core.types import Method
 from vtune_jax.data.mixture.spec import PlanSpec, fingerprint
 from vtune_jax.data.tokens.rows import TokenRows
 from vtune_jax.models import DecoderConfig, build
 from vtune_jax.rules import Velocitune
 from vtune_jax.train.checkpoint import canonical
-from vtune_jax.train.device_engine import DeviceEngine, compile_scan
+from vtune_jax.train.device_engine import DeviceEngine, compile_segment
 from vtune_jax.train.heldout import make_evaluate
 from vtune_jax.train.host_engine import HostEngine, compile_step
+from vtune_jax.train.listeners import MetricsFiles, Shown
 from vtune_jax.train.loop import LoopConfig, Run, train
+from vtune_jax.train.numbers import run_numbers
 from vtune_jax.train.optimizer import OptimizerConfig
 from vtune_jax.train.state import RunConstants, start
 from vtune_jax.train.step import make_train_step
@@ -28,6 +32,12 @@ METHOD = Velocitune(step_size=2.0, floor=0.02)
 @functools.cache
 def model():
     return build(DecoderConfig(layers=1, width=16, heads=2, key_value_heads=1, hidden=24), VOCABULARY)
+
+
+@functools.cache
+def params(seed=0):
+    """Initialised once: a test that donates them copies them first, as `start` does."""
+    return model().init(seed)
 
 
 @functools.cache
@@ -50,19 +60,46 @@ def spec():
     return PlanSpec(rows=tuple(map(len, stores())), batch=BATCH, seed=3)
 
 
-def constants(steps=STEPS):
-    return RunConstants(heldout=heldout(), horizon=jnp.asarray(steps, jnp.int32))
+def constants(steps=STEPS, method=METHOD, **numbers):
+    """Of a run of so many steps; all other numbers are those of this file unless given."""
+    options = {"interval": INTERVAL, "seed": spec().seed, "optimizer": OPTIMIZER, "method": method, **numbers}
+    return RunConstants(heldout=heldout(), numbers=run_numbers(steps=steps, **options))
 
 
-@functools.cache
-def steps_of(method=METHOD):
-    plain = make_train_step(model(), OPTIMIZER, method.build(), make_evaluate(model(), 9), interval=INTERVAL)
-    return plain, compile_step(plain)
+_PROGRAMS = {}
 
 
-@functools.cache
-def scan_of(method=METHOD):
-    return compile_scan(steps_of(method)[0], spec(), LENGTH)
+def _shared(kind, method, make, *key):
+    """Programs depend on the structure of a method alone: most of the time of these tests is compiling them."""
+    key = (kind, structure(method), *key)
+    if key not in _PROGRAMS:
+        _PROGRAMS[key] = make()
+    return _PROGRAMS[key]
+
+
+def structure(method):
+    return method if isinstance(method, Method) else structure_of(method)
+
+
+def step_of(method=METHOD, mesh=None, acts_on="sampling"):
+    """The train step as a pure function."""
+
+    def make():
+        return make_train_step(model(), method, make_evaluate(model(), 9, mesh), acts_on=acts_on)
+
+    return _shared("step", method, make, mesh, acts_on)
+
+
+def jitted(method=METHOD, mesh=None, acts_on="sampling"):
+    """The compiled train step; it uses the memory of its first argument again."""
+    make = functools.partial(compile_step, step_of(method, mesh, acts_on))
+    return _shared("jitted", method, make, mesh, acts_on)
+
+
+def scan_of(method=METHOD, of=None):
+    """The compiled segment for a plan, by default that of `spec()`."""
+    plan = of or spec()
+    return _shared("segment", method, lambda: compile_segment(step_of(method), plan, LENGTH), plan)
 
 
 def targets():
@@ -71,26 +108,30 @@ def targets():
 
 
 def state(method=METHOD):
-    return start(model().init(0), OPTIMIZER.build(), method.build(), targets())
+    return start(params(), method, targets())
 
 
-def engine(kind="host", method=METHOD, steps=STEPS, **options):
+def engine(kind="host", method=METHOD, steps=STEPS, mesh=None, numbers=None, **options):
+    numbers = constants(steps, method, **(numbers or {}))
     if kind == "device":
-        return DeviceEngine(scan_of(method), spec(), stores(), constants(steps))
-    return HostEngine(steps_of(method)[1], spec(), stores(), constants(steps), interval=INTERVAL, **options)
+        return DeviceEngine(scan_of(method), spec(), stores(), numbers)
+    return HostEngine(jitted(method, mesh), spec(), stores(), numbers, mesh=mesh, **options)
 
 
 def run(folder, steps=STEPS, **loop):
     return Run(
         folder=folder,
         steps=steps,
-        interval=INTERVAL,
-        batch_tokens=BATCH * LENGTH,
-        rows=np.array(spec().rows),
         facts=canonical({"data": fingerprint(spec()), "steps": steps}),
         loop=LoopConfig(**{"log_every": 4, "checkpoint_every": 6, **loop}),
     )
 
 
+def carry_out(run, engine, begin=state, *, tick=lambda steps, fields: None, warn=lambda message: None):
+    return train(run, engine, begin, listeners=[MetricsFiles(run.folder), Shown(tick, warn)])
+
+
 def trained(folder, kind="host", **options):
-    return train(run(folder), engine(kind), state(), **options)
+    # Each number of steps at once is another program on the device.
+    loop = {"log_every": INTERVAL, "checkpoint_every": INTERVAL} if kind == "device" else {}
+    return carry_out(run(folder, **loop), engine(kind), **options)

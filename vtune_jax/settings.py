@@ -1,8 +1,11 @@
 """Configs as data: nested frozen dataclasses to and from TOML, with every mistake named in one line.
 
 A config class is a frozen, keyword-only dataclass whose fields are bool, int, float, str, Literal, `tuple[T, ...]`,
-another config, or a union of configs told apart by their `name: Literal[...]` field. It checks its own values in
+another config, or a choice of configs told apart by their `name: Literal[...]` field. It checks its own values in
 `__post_init__` by raising ValueError. Reading a file runs nothing.
+
+Three marks stand at a field's definition: `bookkeeping` (results do not depend on it), `choice` (which configs it may
+hold, where their list is made elsewhere) and, in a choice, `flat` (its keys stand in the parent's table).
 """
 
 import dataclasses
@@ -12,7 +15,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -21,7 +24,33 @@ from vtune_jax.errors import UserError
 T = TypeVar("T")
 
 
-def load(cls: type[T], path: Path, overrides: Sequence[str] = (), *, defaults: Mapping[str, Any] | None = None) -> T:
+def bookkeeping(default: T) -> T:
+    """A field that results do not depend on: speed, patience, how often something is recorded or kept.
+
+    It is left out of `identity`, so that changing it reruns nothing.
+    """
+    return dataclasses.field(default=default, metadata={"bookkeeping": True})
+
+
+def choice(members: Callable[[], Sequence[type]], default: Any = dataclasses.MISSING, *, flat: bool = False) -> Any:
+    """A field that holds one of several config classes, told apart by `name`.
+
+    Args:
+        members: gives the classes; called when a file is read.
+        default: the value of a file that says nothing; a table without a `name` is one of the default's class.
+        flat: the chosen config's keys stand in the parent's own table.
+    """
+    return dataclasses.field(default=default, metadata={"members": members, "flat": flat})
+
+
+def load(
+    cls: type[T],
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    values: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> T:
     """Reads a config from a TOML file and applies overrides.
 
     Args:
@@ -29,6 +58,7 @@ def load(cls: type[T], path: Path, overrides: Sequence[str] = (), *, defaults: M
         path: of the file.
         overrides: `key.sub=value` each; the value is TOML, or else taken as a plain string. A key goes through arrays
             by index (`domains.0.source`) or by the entry's label or name (`domains.python.source`).
+        values: overrides as Python values by dotted key.
         defaults: values of top-level keys that the file may leave out.
 
     Raises:
@@ -36,8 +66,11 @@ def load(cls: type[T], path: Path, overrides: Sequence[str] = (), *, defaults: M
     """
     table = {**(defaults or {}), **_read(path)}
     for override in overrides:
-        _override(table, override)
-    return _build(cls, table, "", str(path))
+        _override(table, *_parsed(override), override)
+    for key, value in (values or {}).items():
+        _override(table, key.split("."), value, f"{key}={value}")
+    config: T = _build(cls, table, "", str(path))
+    return config
 
 
 def dumps(config: Any) -> str:
@@ -47,23 +80,41 @@ def dumps(config: Any) -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def digest(config: Any, *fields: str) -> str:
-    """SHA-256 of a config, or of some of its fields (dotted), stable over processes and Python versions."""
-    plain = as_plain(config)
-    chosen = {field: _dig(plain, field) for field in fields} if fields else plain
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+def digest(value: Any) -> str:
+    """SHA-256 of a value's `identity`, stable over processes and Python versions."""
+    return hashlib.sha256(json.dumps(identity(value), sort_keys=True).encode()).hexdigest()
+
+
+def identity(value: Any) -> Any:
+    """What results depend on in a config or another frozen value, as JSON: fields marked `bookkeeping` are left out.
+
+    A value that is no dataclass may say what it is by a method `identity()`.
+
+    Raises:
+        TypeError: a value that has no identity.
+    """
+    if hasattr(value, "identity"):
+        return value.identity()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field for field in dataclasses.fields(value) if not field.metadata.get("bookkeeping")]
+        return {field.name: identity(getattr(value, field.name)) for field in fields}
+    if isinstance(value, tuple | list):
+        return [identity(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {key: identity(entry) for key, entry in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a {type(value).__name__} has no identity: {value!r}")
 
 
 def as_plain(config: Any) -> Any:
-    """Nested dicts and lists of a config."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {field.name: as_plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    return [as_plain(entry) for entry in config] if isinstance(config, tuple) else config
-
-
-def _dig(plain: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        plain = plain[part]
+    """Nested dicts and lists of a config, as its file has them."""
+    if not (dataclasses.is_dataclass(config) and not isinstance(config, type)):
+        return [as_plain(entry) for entry in config] if isinstance(config, tuple) else config
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = as_plain(getattr(config, field.name))
+        plain |= value if field.metadata.get("flat") else {field.name: value}
     return plain
 
 
@@ -80,15 +131,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not UTF-8 (byte {error.start})", "save it as UTF-8") from error
 
 
-def _override(table: dict[str, Any], override: str) -> None:
+def _parsed(override: str) -> tuple[list[str], Any]:
+    """Key and value of `key.sub=value`; a value that is no TOML is a string."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise UserError(f"the override '{override}' is not KEY=VALUE", "write it like train.steps=100")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return parts, tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
+        return parts, text
+
+
+def _override(table: dict[str, Any], parts: Sequence[str], value: Any, override: str) -> None:
     target: Any = table
     for depth, part in enumerate(parts[:-1]):
         target = _enter(target, part, override, ".".join(parts[:depth]))
@@ -121,18 +176,32 @@ def _label(entry: Any) -> str:
     return str(entry.get("label") or entry.get("name", "")) if isinstance(entry, dict) else ""
 
 
-def _build(cls: Any, table: Any, where: str, file: str) -> Any:
+def _build(cls: Any, table: Any, where: str, file: str, others: Sequence[str] = ()) -> Any:
+    """A config of this class; `others` are keys of the same table that the caller reads."""
     if not isinstance(table, dict):
         raise _wrong(file, where, table, "a table")
     fields = {field.name: field for field in dataclasses.fields(cls)}
+    flat = next((field for field in fields.values() if field.metadata.get("flat")), None)
+    if flat:
+        # Every key that is not the parent's own belongs to the flat field.
+        own = {key: value for key, value in table.items() if key in fields and key != flat.name}
+        table = {**own, flat.name: {key: value for key, value in table.items() if key not in own}}
     for key in table:
         if key not in fields:
+            known = [*fields, *others]
             raise UserError(
-                f"{file}: unknown key '{_join(where, key)}'{_nearest(key, fields)}",
-                f"use one of {', '.join(fields)}",
+                f"{file}: unknown key '{_join(where, key)}'{_nearest(key, known)}", f"use one of {', '.join(known)}"
             )
     hints = typing.get_type_hints(cls)
-    values = {key: _convert(hints[key], value, _join(where, key), file) for key, value in table.items()}
+    values = {}
+    for key, value in table.items():
+        if members := fields[key].metadata.get("members"):
+            inside = where if fields[key] is flat else _join(where, key)
+            chosen = _member(tuple(members()), value, inside, file, fields[key].default)
+            beside = [name for name in fields if name != key] if fields[key] is flat else []
+            values[key] = _build(chosen, value, inside, file, beside)
+        else:
+            values[key] = _convert(hints[key], value, _join(where, key), file)
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
@@ -171,11 +240,13 @@ def _convert(hint: Any, value: Any, where: str, file: str) -> Any:
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 
-def _member(members: tuple[Any, ...], value: Any, where: str, file: str) -> Any:
-    """The class of a union whose `name` literal the table gives."""
+def _member(members: tuple[Any, ...], value: Any, where: str, file: str, default: Any = dataclasses.MISSING) -> Any:
+    """The class whose `name` literal the table gives; without a name, the default's."""
     by_name = {typing.get_args(typing.get_type_hints(member)["name"])[0]: member for member in members}
     if not isinstance(value, dict):
         raise _wrong(file, where, value, "a table")
+    if "name" not in value and default is not dataclasses.MISSING:
+        return type(default)
     name = value.get("name")
     if name not in by_name:
         found = f"'{where}.name' is {name!r}" if "name" in value else f"'{where}.name' is missing"

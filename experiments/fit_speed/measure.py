@@ -1,7 +1,7 @@
 """How fast are the fits, against scipy's BFGS in the same process, round by round in turn?
 
     python -m experiments.fit_speed.measure            # appends to results.jsonl
-    python -m experiments.fit_speed.measure --write    # the table in BUILD.md, from the newest result
+    python -m experiments.fit_speed.measure --write    # the table in experiments/README.md, from the newest result
 
 Float64, one BLAS thread, medians of alternating rounds; compilation is reported apart. Both sides fit the same points
 by the same objective (Huber width 1e-3 on log losses); scipy gets the analytic gradient and data-scaled starts.
@@ -29,8 +29,8 @@ from scipy.optimize import minimize
 from experiments.tables import ROOT, markdown, replace_block
 from vtune_jax.fits import bootstrap_chinchilla, estimate_targets, fit_chinchilla, fit_loss_curves
 from vtune_jax.fits.bootstrap import bootstrap_predictions
-from vtune_jax.fits.fitted import Target, fit_curves
-from vtune_jax.fits.points import checked_points
+from vtune_jax.fits.fitted import fit_curves
+from vtune_jax.fits.laws.power_law import LAW
 from vtune_jax.machine.provenance import commit
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -50,7 +50,7 @@ def main() -> None:
     text = table(result)
     print(text)
     if options.write:
-        replace_block(ROOT / "BUILD.md", "fit speed", text)
+        replace_block(ROOT / "experiments" / "README.md", "fit speed", text)
 
 
 def curves(domains: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -106,9 +106,9 @@ def measure(rounds: int, *, domains: int = 64, some: int = 4, replicates: int = 
     tokens, losses = curves(domains)
     t, rng = np.log(tokens) - np.log(tokens).mean(), np.random.default_rng(1)
     starts = [scaled_starts(t, losses[:, domain], rng) for domain in range(some)]
-    fitted = fit_curves(checked_points(tokens, losses), DELTA)
+    fitted = fit_curves(LAW, LAW.checked((tokens,), losses), DELTA)
     warm = np.stack(
-        [np.log(np.maximum(fitted.fit.E, 1e-3)), fitted.fit.log_B - fitted.fit.beta * fitted.middle, fitted.fit.beta],
+        [np.log(np.maximum(fitted.fit.E, 1e-3)), fitted.fit.log_B - fitted.fit.beta * fitted.units[0], fitted.fit.beta],
         axis=1,
     )
     draws = rng.integers(0, POINTS, (50, POINTS))
@@ -139,7 +139,7 @@ def measure(rounds: int, *, domains: int = 64, some: int = 4, replicates: int = 
             some,
         ),
         "bootstrap replicate, begun at the fit": (
-            lambda: bootstrap_predictions(fitted, Target(1e8), replicates=replicates),
+            lambda: bootstrap_predictions(fitted, (1e8,), replicates=replicates),
             domains * replicates,
             lambda: [scipy_fit(t[draw], np.log(losses[draw, 0]), warm[:1]) for draw in draws],
             len(draws),

@@ -53,7 +53,7 @@ def ours(folder: Path, length: int, batch: int, **options: object) -> Iterator[n
     stores = [
         TokenRows(MappedTokens(file, name=str(index), first=index * each, count=each), length) for index in range(4)
     ]
-    yield from _moving(MixtureIterator.of(stores, WEIGHTS, batch=batch, interval=INTERVAL, **options), batch)
+    yield from _moving(MixtureIterator.from_stores(stores, WEIGHTS, batch=batch, interval=INTERVAL, **options), batch)
 
 
 def ours_file_per_domain(folder: Path, length: int, batch: int) -> Iterator[np.ndarray]:
@@ -61,7 +61,7 @@ def ours_file_per_domain(folder: Path, length: int, batch: int) -> Iterator[np.n
     from vtune_jax.data.tokens.rows import TokenRows
 
     stores = [TokenRows(array, length, name=str(index)) for index, array in enumerate(files(folder))]
-    yield from _moving(MixtureIterator.of(stores, WEIGHTS, batch=batch, interval=INTERVAL), batch)
+    yield from _moving(MixtureIterator.from_stores(stores, WEIGHTS, batch=batch, interval=INTERVAL), batch)
 
 
 def ours_thread(folder: Path, length: int, batch: int) -> Iterator[np.ndarray]:
@@ -83,7 +83,7 @@ def ours_records(folder: Path, length: int, batch: int) -> Iterator[np.ndarray]:
         )
         for index, count in enumerate(counts)
     ]
-    yield from _moving(MixtureIterator.of(stores, WEIGHTS, batch=batch, interval=INTERVAL), batch)
+    yield from _moving(MixtureIterator.from_stores(stores, WEIGHTS, batch=batch, interval=INTERVAL), batch)
 
 
 def grain_static(folder: Path, length: int, batch: int) -> Iterator[np.ndarray]:

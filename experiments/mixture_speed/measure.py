@@ -2,7 +2,7 @@
 
     python -m experiments.mixture_speed.measure                       # appends to results.jsonl
     python -m experiments.mixture_speed.measure --python PYTHON       # peers in another environment
-    python -m experiments.mixture_speed.measure --write               # the table in BUILD.md
+    python -m experiments.mixture_speed.measure --write               # the table in experiments/README.md
 
 One process per contender is kept alive; in each round each works for 0.6 s, in an order that is reversed every other
 round. Figures are medians over rounds of tokens per CPU-second of the process, and of its ratio to another contender in
@@ -159,7 +159,7 @@ def write() -> None:
         cells = [newest[setting].get(name) for setting in SETTINGS if setting in newest]
         if any(cells):
             rows.append([title, *("" if cell is None else _cell(cell) for cell in cells)])
-    replace_block(ROOT / "BUILD.md", "mixture speed", markdown(header, rows))
+    replace_block(ROOT / "experiments" / "README.md", "mixture speed", markdown(header, rows))
     for line in comparisons(newest):
         print(line)
 

@@ -1,7 +1,7 @@
 """How long a step waits for its batch right after new weights, and how much memory reading takes.
 
     python -m experiments.mixture_speed.waits            # appends to waits.jsonl
-    python -m experiments.mixture_speed.waits --write    # the tables in BUILD.md
+    python -m experiments.mixture_speed.waits --write    # the tables in experiments/README.md
 
 *Waits.* Batches of 32 rows of 512 tokens, a step of 5 ms between them, new weights every 20 steps: milliseconds that
 `next` takes on the first step under new weights, and on all others; medians and worst. Memory maps; and a store that
@@ -84,7 +84,7 @@ def waits(kind: str, iterator_options: dict, steps: int, tokens: int = 5_000_000
             stores.append(TokenRows(array, LENGTH, name=name))
         else:
             stores.append(BlockRows(Remote(array, name), LENGTH, block=1 if kind == "row" else 1024, keep=4096))
-    made = MixtureIterator.of(stores, [0.25] * 4, batch=BATCH, interval=INTERVAL, **iterator_options)
+    made = MixtureIterator.from_stores(stores, [0.25] * 4, batch=BATCH, interval=INTERVAL, **iterator_options)
     lag = iterator_options.get("lag", 0)
     first, other = [], []
     for step in range(steps):
@@ -121,7 +121,7 @@ def memory(folder: Path) -> dict[str, float]:
     file = TokenMap(path, np.dtype(np.uint16), checks=checks)
     each = GB // 2
     stores = [TokenRows(MappedTokens(file, name=str(i), first=i * each, count=each), LENGTH) for i in range(4)]
-    made = MixtureIterator.of(stores, [0.25] * 4, batch=64, interval=50)
+    made = MixtureIterator.from_stores(stores, [0.25] * 4, batch=64, interval=50)
     rng = np.random.default_rng(0)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = resident("VmRSS")
@@ -146,13 +146,13 @@ def write() -> None:
         for name, found in record["waits"].items()
     ]
     header = ["ms that a batch is waited for", "first under new weights", "worst", "others", "worst"]
-    replace_block(ROOT / "BUILD.md", "mixture waits", markdown(header, rows))
+    replace_block(ROOT / "experiments" / "README.md", "mixture waits", markdown(header, rows))
     held = record["memory"]
     text = (
         f"Reading {held['read']:,.0f} MB at random from four domains of {held['files'] / 4:,.0f} MB: resident memory "
         f"grows by at most {held['growth']:.0f} MB."
     )
-    replace_block(ROOT / "BUILD.md", "mixture memory", text)
+    replace_block(ROOT / "experiments" / "README.md", "mixture memory", text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the sampling plan costs the host: microseconds per step for 4, 64 and 1,000 domains, and its share of a step.
 
     python -m experiments.plan_cost.measure           # appends to results.jsonl
-    python -m experiments.plan_cost.measure --write   # the table in BUILD.md
+    python -m experiments.plan_cost.measure --write   # the table in experiments/README.md
 
 Medians over rounds that go through all cells in turn, with new weights each time, rows looked up as by the iterator.
 Between two weight updates whole chunks are planned at once.
@@ -77,7 +77,7 @@ def write() -> None:
         [f"{name} domains", *(f"{cell[str(chunk)]:.0f} ({cell[str(chunk)] / 1e6 / STEP_S:.2%})" for chunk in CHUNKS)]
         for name, cell in cells.items()
     ]
-    replace_block(ROOT / "BUILD.md", "plan cost", markdown(header, rows))
+    replace_block(ROOT / "experiments" / "README.md", "plan cost", markdown(header, rows))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What an update of the weights costs: jitted, jitted and vmapped over 256 cells, and in eager numpy.
 
     python -m experiments.rule_speed.measure           # appends to results.jsonl
-    python -m experiments.rule_speed.measure --write   # the table in BUILD.md
+    python -m experiments.rule_speed.measure --write   # the table in experiments/README.md
 
 One update is `observe` and the rule, evidence at hand, the state donated as in the train step. All three are timed in
 turn in one process, medians over the rounds; what is vmapped is divided by its cells, and the eager rule, which knows
@@ -195,7 +195,7 @@ def write() -> None:
     )
     text += f"step of 50 ms. ADO's fit of 7 domains through 400 points: {fit['later']:.2f} s, "
     text += f"{fit['first']:.1f} s with its compilation."
-    replace_block(ROOT / "BUILD.md", "rule speed", text)
+    replace_block(ROOT / "experiments" / "README.md", "rule speed", text)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m experiments.step_time.measure                  # appends a line to results.jsonl
     python -m experiments.step_time.measure --return-freed   # the same without vtune_jax.machine.memory
-    python -m experiments.step_time.measure --write          # the table in BUILD.md, from results.jsonl
+    python -m experiments.step_time.measure --write          # the table in experiments/README.md, from results.jsonl
 
 Every round runs each loop once for `--steps` optimiser steps, in an order that rotates; a figure is the median over
 rounds, a ratio the median of the rounds' own ratios. The tokens are random: time does not depend on them.
@@ -22,7 +22,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.tables import ROOT, markdown, replace_block
 from vtune_jax.core.losses import token_nats
@@ -35,7 +34,8 @@ from vtune_jax.models import DecoderConfig, build
 from vtune_jax.rules import Static, Velocitune
 from vtune_jax.train.heldout import Heldout, make_evaluate
 from vtune_jax.train.host_engine import HostEngine, compile_step
-from vtune_jax.train.optimizer import OptimizerConfig
+from vtune_jax.train.numbers import run_numbers
+from vtune_jax.train.optimizer import OptimizerConfig, descend, fresh_memory
 from vtune_jax.train.state import RunConstants, start
 from vtune_jax.train.step import make_train_step
 
@@ -129,22 +129,24 @@ def make_loop(name: str, setting: Setting) -> Callable[[int], None]:
     model = build(setting.model, setting.vocabulary)
     params, optimizer = model.init(0), OptimizerConfig()
     if name == "bare":
-        return bare_loop(setting, stores, model, params, optimizer)
+        return bare_loop(setting, stores, model, params, optimizer.numbers())
     method = Static() if name == "static" else Velocitune(floor=0.01)
     evaluate = make_evaluate(model, 32) if name == "evaluated" else known_losses
     read = [store.read(np.arange(setting.heldout_rows, dtype=np.uint32))["tokens"] for store in stores]
-    constants = RunConstants(heldout={"tokens": jnp.asarray(np.stack(read))}, horizon=jnp.int32(100_000))
-    train_step = make_train_step(model, optimizer, method.build(), evaluate, interval=setting.interval)
+    numbers = run_numbers(steps=100_000, interval=setting.interval, optimizer=optimizer, method=method)
+    constants = RunConstants(heldout={"tokens": jnp.asarray(np.stack(read))}, numbers=numbers)
+    train_step = make_train_step(model, method, evaluate)
     spec = PlanSpec(rows=tuple(map(len, stores)), batch=setting.batch, seed=0)
-    engine = HostEngine(compile_step(train_step), spec, stores, constants, interval=setting.interval)
+    engine = HostEngine(compile_step(train_step), spec, stores, constants)
     ones = np.ones(setting.domains)
     targets = make_targets(9 * ones, np.linspace(1, 5, setting.domains), 0.1 * ones, ones / setting.domains)
-    state = engine.start(start(params, optimizer.build(), method.build(), targets))
+    state = start(params, method, targets)
+    engine.start(state, 0)
 
     def loop(steps: int) -> None:
         nonlocal state
         for _ in range(0, steps, setting.interval):
-            state, _rows = engine.advance(state, setting.interval)
+            state = engine.advance(state, setting.interval).state
         jax.block_until_ready(state)
 
     return loop
@@ -157,9 +159,8 @@ def known_losses(params: object, heldout: Heldout) -> LossSums:
     return LossSums(nats=losses * tokens, tokens=tokens, squares=losses**2 * tokens)
 
 
-def bare_loop(setting, stores, model, params, optimizer):
+def bare_loop(setting, stores, model, params, numbers):
     """What one would write without any mixture: one shuffled pool of rows, a jitted optax step."""
-    transform = optimizer.build()
     pool = np.concatenate([store.read(np.arange(len(store), dtype=np.uint32))["tokens"] for store in stores])
     rng = np.random.default_rng(1)
 
@@ -169,11 +170,10 @@ def bare_loop(setting, stores, model, params, optimizer):
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(params, moments, count, tokens):
         loss, gradient = jax.value_and_grad(loss_of)(params, jnp.asarray(tokens, jnp.int32))
-        rate = optimizer.learning_rate(count, jnp.int32(100_000))
-        direction, moments = transform.update(gradient, moments, params)
-        return optax.apply_updates(params, optax.tree.scale(rate, direction)), moments, count + 1, loss
+        params, moments, _ = descend(numbers, gradient, params, moments, count, jnp.int32(100_000))
+        return params, moments, count + 1, loss
 
-    state = jax.device_put((params, transform.init(params), jnp.int32(0)), jax.devices()[0])
+    state = jax.device_put((params, fresh_memory(params), jnp.int32(0)), jax.devices()[0])
 
     def loop(steps: int) -> None:
         nonlocal state
@@ -200,7 +200,7 @@ def write() -> None:
         [purpose] + [f"{record['milliseconds'][name]:.2f} ({record['ratio'][name]:.3f})" for record in newest.values()]
         for name, purpose in LOOPS.items()
     ]
-    replace_block(ROOT / "BUILD.md", "step time", markdown(header, rows))
+    replace_block(ROOT / "experiments" / "README.md", "step time", markdown(header, rows))
 
 
 if __name__ == "__main__":

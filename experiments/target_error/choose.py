@@ -10,12 +10,12 @@ import numpy as np
 
 from experiments.tables import markdown
 from experiments.target_error.predict import newest, one
-from vtune_jax.fits.laws.annealing import ALPHA_PRIOR, MODEL_ERROR_PER_DECADE, SHORT_RUN_SHARE
+from vtune_jax.fits.laws.annealing import ALPHA_PRIOR, SHORT_RUN_MODEL_ERROR, SHORT_RUN_SHARE
 
 CURVES = Path(__file__).with_name("development.jsonl")
 BUDGETS = (0.1, 0.2, 0.4)
 MEMORIES = (0.05, 0.065, SHORT_RUN_SHARE, 0.1, 0.125)
-ERRORS = (0.02, 0.05, MODEL_ERROR_PER_DECADE, 0.1)
+ERRORS = (0.02, 0.05, SHORT_RUN_MODEL_ERROR, 0.1)
 PRIORS = (ALPHA_PRIOR, (0.1, 0.6), (0.5, 0.6))
 
 

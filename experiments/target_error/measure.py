@@ -94,7 +94,7 @@ def configured(data: Path, setting: str, seed: int) -> experiment.ExperimentConf
 
 def run(pipeline: Pipeline, folder: Path, steps: int, optimizer: OptimizerConfig) -> dict:
     """Held-out losses along a static run, and its learning rates."""
-    state = pipeline.lab.train(
+    params = pipeline.lab.train(
         folder,
         pipeline.unlimited_streams,
         pipeline.base_params,
@@ -106,7 +106,7 @@ def run(pipeline: Pipeline, folder: Path, steps: int, optimizer: OptimizerConfig
         tick=lambda steps, fields: None,
         warn=print,
     )
-    end = mean_loss(pipeline.lab.heldout_sums(state.params, pipeline.streams.heldout))
+    end = mean_loss(pipeline.lab.heldout_sums(params, pipeline.streams.heldout))
     rows = list(JsonLines(folder / "updates.jsonl").rows())
     losses = {row["step"]: row["heldout_loss"] for row in rows} | {steps: end.tolist()}
     rates = [row["learning_rate"] for row in JsonLines(folder / "steps.jsonl").rows()]

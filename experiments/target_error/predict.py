@@ -1,7 +1,7 @@
 """Targets predicted from the recorded curves in three ways, against what the static run reached.
 
     python -m experiments.target_error.predict             # prints the table
-    python -m experiments.target_error.predict --write     # BUILD.md's table, picture, predictions.jsonl, points.csv
+    python -m experiments.target_error.predict --write     # the table, picture, predictions.jsonl, points.csv
 
 - constant: one proxy at a constant learning rate over the whole budget, L(D) = E + B / D^beta: the trap;
 - several: annealed proxies whose lengths halve, the longest half the budget, L(D) through their ends;
@@ -19,7 +19,7 @@ import numpy as np
 from experiments.tables import ROOT, markdown, replace_block
 from experiments.target_error.measure import CURVES
 from vtune_jax.fits import areas, estimate_targets
-from vtune_jax.fits.laws.annealing import ALPHA_PRIOR, MODEL_ERROR_PER_DECADE, decay_for
+from vtune_jax.fits.laws.annealing import ALPHA_PRIOR, SHORT_RUN_MODEL_ERROR, decay_for
 
 BUDGETS = (0.05, 0.1, 0.2, 0.4)
 LEVEL = 0.9
@@ -41,7 +41,7 @@ def main() -> None:
         PREDICTIONS.write_text("".join(json.dumps(row) + "\n" for row in predictions))
         draw(predictions)
         write_points(records[0])
-        replace_block(ROOT / "BUILD.md", "target errors", text)
+        replace_block(ROOT / "experiments" / "README.md", "target errors", text)
 
 
 def newest(path: Path) -> list[dict]:
@@ -115,7 +115,7 @@ def one(
     run: dict,
     *,
     decay: float | None = None,
-    model_error_per_decade: float = MODEL_ERROR_PER_DECADE,
+    model_error_per_decade: float = SHORT_RUN_MODEL_ERROR,
     beta_prior: tuple[float, float] = ALPHA_PRIOR,
     share_beta: bool = False,
     first_share: int = FIRST_SHARE,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.stages.experiment import write_experiment
+from vtune_jax.cli import experiment
 from vtune_jax.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def _seconds(*arguments):
     return time.perf_counter() - start
 
 
-@pytest.mark.parametrize("verb", [*cli.STAGES, "fit", "doctor"])
+@pytest.mark.parametrize("verb", [*experiment.STAGES, "fit", "runs", "doctor"])
 def test_every_verb_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as left:
         cli.invoke([verb, "--help"])
@@ -76,10 +77,13 @@ def test_options_reach_the_pipeline(monkeypatch, tmp_path):
         raise Seen(config.corpus.skip_bad, options)
 
     monkeypatch.setattr("vtune_jax.stages.pipeline.Pipeline", pipeline)
-    path, options = write_experiment(tmp_path), ("--engine", "ray", "--allow-data-change", "--skip-bad", "--quiet")
+    path, options = (
+        write_experiment(tmp_path),
+        ("--engine", "ray", "--allow-data-change", "--skip-bad", "--quiet", "--store", "s"),
+    )
     for given, expected in (
-        ((), (False, {"work_engine": "local", "allow_data_change": False})),
-        (options, (True, {"work_engine": "ray", "allow_data_change": True})),
+        ((), (False, {"store": None, "work_engine": "local", "allow_data_change": False})),
+        (options, (True, {"store": Path("s"), "work_engine": "ray", "allow_data_change": True})),
     ):
         with pytest.raises(Seen) as seen:
             cli.invoke(["prepare", str(path), *given])
@@ -90,7 +94,7 @@ def test_a_full_disk_says_what_is_safe(monkeypatch, tmp_path, capsys):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device", "tokens.bin")
 
-    monkeypatch.setattr("vtune_jax.stages.pipeline.prepare", full)
+    monkeypatch.setattr("vtune_jax.stages.corpus.prepare", full)
     path = write_experiment(tmp_path)
     assert cli.invoke(["prepare", str(path), "--run-folder", str(tmp_path / "run"), "--quiet"]) == 2
     said = capsys.readouterr().err
@@ -111,7 +115,7 @@ def test_the_plan_is_printed_and_nothing_is_trained(tmp_path, capsys):
         "rough duration",
     ):
         assert word in said
-    assert [entry.name.rpartition("-")[0] for entry in (tmp_path / "run" / "stages").iterdir()] == ["prepare"]
+    assert [entry.parent.name.rpartition("-")[0] for entry in (tmp_path / "store").glob("*/key.json")] == ["corpus"]
 
 
 def finish(path, folder):
@@ -120,10 +124,10 @@ def finish(path, folder):
     assert said.returncode == 0, said.stderr
     files = sorted(
         file
-        for pattern in ("steps.jsonl", "updates.jsonl", "targets.json", "evaluation.json", "*.bin")
-        for file in (folder / "stages").rglob(pattern)
+        for pattern in ("steps.jsonl", "updates.jsonl", "targets.json", "losses.json", "*.bin")
+        for file in (folder.parent / "store").rglob(pattern)
     )
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    return {str(file.relative_to(folder.parent)): file.read_bytes() for file in files}
 
 
 def kill_and_finish(path, folder, moments):
@@ -144,20 +148,20 @@ def kill_and_finish(path, folder, moments):
 def test_a_run_killed_at_two_moments_ends_as_an_unbroken_one(tmp_path):
     path = write_experiment(tmp_path)
     start = time.perf_counter()
-    whole = finish(path, tmp_path / "whole")
+    whole = finish(path, tmp_path / "whole" / "run")
     lasted = time.perf_counter() - start
-    assert {name.rpartition("/")[2] for name in whole} >= {"steps.jsonl", "evaluation.json", "train.bin"}
-    assert kill_and_finish(path, tmp_path / "broken", [0.4 * lasted, 0.5 * lasted]) == whole
+    assert {name.rpartition("/")[2] for name in whole} >= {"steps.jsonl", "losses.json", "train.bin"}
+    assert kill_and_finish(path, tmp_path / "broken" / "run", [0.4 * lasted, 0.5 * lasted]) == whole
 
 
 @pytest.mark.slow
 def test_the_quick_start_killed_at_ten_random_moments_ends_as_an_unbroken_one(tmp_path):
     path = ROOT / "configs" / "quickstart.toml"
-    whole = finish(path, tmp_path / "whole")
+    whole = finish(path, tmp_path / "whole" / "run")
     rng = random.Random(0)
     moments = [rng.uniform(5, 60) for _ in range(10)]
     print("killed after", [round(seconds, 1) for seconds in moments])
-    assert kill_and_finish(path, tmp_path / "broken", moments) == whole
+    assert kill_and_finish(path, tmp_path / "broken" / "run", moments) == whole
 
 
 def test_a_stop_signal_ends_with_its_code_and_the_run_goes_on(tmp_path):
@@ -168,11 +172,13 @@ def test_a_stop_signal_ends_with_its_code_and_the_run_goes_on(tmp_path):
     metrics, deadline = [], time.monotonic() + 120
     while not metrics and time.monotonic() < deadline:
         time.sleep(0.1)
-        metrics = [file for file in (tmp_path / "run").rglob("train-*/steps.jsonl") if file.stat().st_size]
+        metrics = [file for file in (tmp_path / "store").rglob("arm-*/steps.jsonl") if file.stat().st_size]
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "the state is saved; the same command goes on from there" in said
+    assert "the state is saved; finished and kept in" in said
+    assert "corpus, base model, losses of base model, targets" in said
+    assert "'arm velocitune' goes on from what it has saved. The same command goes on from there" in said
 
 
 def test_a_checkpoint_folder_that_cannot_be_written_is_one_line(tmp_path):

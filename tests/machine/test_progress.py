@@ -47,6 +47,45 @@ def test_a_terminal_gets_a_bar_with_status():
     assert "loss 2.000" in text
 
 
+def test_a_bar_says_compiling_until_the_first_tick_with_fields():
+    begun = said([], terminal=True)
+    assert "compiling" in begun
+    resumed = said([(50, {})], terminal=True)
+    assert "50/100" in resumed
+    assert "compiling" in resumed.split("50/100")[-1]
+    trained = said([(50, {}), (10, {"loss": 2.5})], terminal=True)
+    assert "compiling" not in trained.split("60/100")[-1]
+    assert said([(50, {})], line_every_s=0) == "  arm 50/100  compiling\n"
+
+
+def test_time_left_of_a_resumed_run_leaves_out_its_compilation(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("vtune_jax.machine.progress.time.monotonic", lambda: now)
+
+    def ticks():
+        nonlocal now
+        yield 50, {}
+        now = 1000.0  # it compiled
+        yield 10, {"loss": 3.0}
+        now = 1010.0  # 10 steps took 10 seconds, 30 more are left
+        yield 10, {"loss": 3.0}
+
+    lines = said(ticks(), line_every_s=0).splitlines()
+    assert lines == ["  arm 50/100  compiling", "  arm 60/100  loss 3.000", "  arm 70/100  loss 3.000  0:30 left"]
+
+
+def test_a_bar_of_bytes_compiles_nothing():
+    stream = io.StringIO()
+    progress = Progress(stream=stream)
+    progress._console = Console(file=stream, force_terminal=True, width=120)
+    with progress.megabytes("reading [a]", 3_000_000) as advance:
+        advance(1_500_000, 3_000_000)
+        advance(1_500_000, 3_000_000)
+    assert "compiling" not in stream.getvalue()
+    assert "reading [a], MB" in stream.getvalue()
+    assert "3/3" in stream.getvalue()
+
+
 def test_silence_is_silent_but_for_notes():
     stream = io.StringIO()
     progress = Progress(stream=stream, silent=True)

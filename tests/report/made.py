@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from vtune_jax.report.results import ArmResult, Results, TargetResult
+from vtune_jax.report.results import ArmResult, Curve, Final, Points, Results, RunFacts, StepRow, TargetResult, Update
 
 
 def made_results(domains=4, arms=("velocitune", "static"), **changes):
@@ -12,26 +12,27 @@ def made_results(domains=4, arms=("velocitune", "static"), **changes):
 
     def arm(name, gain):
         updates = [
-            {
-                "step": 100 * row,
-                "tokens": 1000 * row,
-                "weights": [1 / domains] * domains,
-                "heldout_loss": [loss - gain * row / 4 for loss in initial],
-                "remaining": [1 - gain * row / 4] * domains,
-                "tokens_read": [250 * row] * domains,
-                "epochs": [0.5 * row] * domains,
-            }
+            Update(
+                step=100 * row,
+                tokens=1000 * row,
+                weights=[1 / domains] * domains,
+                heldout_loss=[loss - gain * row / 4 for loss in initial],
+                train_loss=[None] * domains,
+                remaining=[1 - gain * row / 4] * domains,
+                tokens_read=[250 * row] * domains,
+                epochs=[0.5 * row] * domains,
+            )
             for row in range(5)
         ]
-        final = {
-            "heldout_loss": [loss - gain for loss in initial],
-            "remaining": [1 - gain] * domains,
-            "base_loss": 4.2,
-            "average_loss": sum(initial) / domains - gain,
-            "smallest_progress": gain,
-        }
+        final = Final(
+            heldout_loss=[loss - gain for loss in initial],
+            remaining=[1 - gain] * domains,
+            base_loss=4.2,
+            average_loss=sum(initial) / domains - gain,
+            smallest_progress=gain,
+        )
         train = [
-            {"step": step, "tokens": 10 * step, "loss": 5 - step / 100, "learning_rate": 1e-3, "gradient_norm": 1.0}
+            StepRow(step=step, tokens=10 * step, loss=5 - step / 100, learning_rate=1e-3, gradient_norm=1.0)
             for step in range(1, 30)
         ]
         return ArmResult(name=name, method=f"{name}()", updates=updates, train=train, final=final)
@@ -50,14 +51,25 @@ def made_results(domains=4, arms=("velocitune", "static"), **changes):
             verdict=["trustworthy"] * domains,
             advice=[""] * domains,
             law={"E": [2.0] * domains, "log_B": [1.0] * domains, "beta": [0.1] * domains},
-            curve={"tokens": [1000.0, 4000.0], "loss": [[4.7] * domains, [4.0] * domains]},
-            points={"tokens": [400, 800, 1600], "loss": [[5.0] * domains, [4.8] * domains, [4.6] * domains]},
+            curve=Curve(tokens=[1000.0, 4000.0], loss=[[4.7] * domains, [4.0] * domains]),
+            points=Points(tokens=[400, 800, 1600], loss=[[5.0] * domains, [4.8] * domains, [4.6] * domains]),
             target_tokens=4000,
             proxy_tokens=2800,
             level=0.9,
             notes=[],
         ),
         corpus={"domains": []},
-        run={"seed": 0, "versions": {"jax": "1"}, "prior": [0.5, 0.5], "parameters": 1_000_000},
+        run=RunFacts(
+            seed=0,
+            commit="0123456789ab+",
+            config_sha256="ab" * 32,
+            command="vtune-jax run made.toml",
+            versions={"jax": "1"},
+            machine="x86_64, 1 x cpu",
+            parameters=1_000_000,
+            token_budget=4000,
+            interval=100,
+            prior=[1 / domains] * domains,
+        ),
     )
     return dataclasses.replace(results, **changes)

@@ -10,8 +10,9 @@ from tests.report.made import made_results
 from vtune_jax.errors import UserError
 from vtune_jax.report.page import page, write_page
 from vtune_jax.report.picture import save_picture
-from vtune_jax.report.results import Results, table, verdict_sentence
+from vtune_jax.report.results import Results
 from vtune_jax.report.terminal import render_table
+from vtune_jax.report.words import table, verdict_sentence
 
 
 def test_results_come_back_from_their_file(tmp_path):
@@ -30,6 +31,23 @@ def test_a_file_that_is_no_results_is_refused(tmp_path, content, message):
         path.write_text(content)
     with pytest.raises(UserError, match=message):
         Results.load(path)
+
+
+def test_results_of_an_earlier_program_are_read(tmp_path):
+    # Spelled by another writer: spaces, a first update without an order, and a key that came and went.
+    results = made_results()
+    results.save(tmp_path / "results.json")
+    content = json.loads((tmp_path / "results.json").read_text())
+    del content["arms"]["static"]["updates"][0]["order"]
+    content["arms"]["static"]["updates"][0]["gone"] = 1
+    (tmp_path / "results.json").write_text(json.dumps(content, indent=1))
+    assert Results.load(tmp_path / "results.json") == results
+
+
+def test_a_results_file_that_lacks_something_says_what(tmp_path):
+    (tmp_path / "results.json").write_text('{"schema_version": 2, "experiment": "x"}')
+    with pytest.raises(UserError, match="is no results file .Results lacks 'domains'"):
+        Results.load(tmp_path / "results.json")
 
 
 def test_the_sentence_counts_the_domains_and_gives_both_directions():
@@ -77,13 +95,45 @@ def test_names_are_escaped():
     assert "&lt;b&gt;x&lt;/b&gt;" in text
 
 
+def cells(text, name):
+    """The cells of the row of a table that begins with a name."""
+    row = re.search(rf"<tr><td>{re.escape(name)}</td>.*?</tr>", text, re.DOTALL)
+    return re.findall(r"<td>(.*?)</td>", row.group())
+
+
+def test_the_corpus_table_has_dashes_for_a_domain_given_as_tokens():
+    def entry(name, role, side, **counts):
+        return {"name": name, "role": role, "train": side, "heldout": side, **counts}
+
+    counted = entry("web", "base", {"documents": 12_345, "tokens": 7}, duplicates=2, skipped=0)
+    text = page(made_results(2, corpus={"domains": [entry("given", "domain", {"tokens": 1_000}), counted]}))
+    assert cells(text, "given") == ["given", "–", "1,000", "–", "1,000", "–", "–"]
+    assert cells(text, "web (base)") == ["web (base)", "12,345", "7", "12,345", "7", "2", "0"]
+
+
+def test_the_page_tells_targets_notes_and_facts():
+    results = made_results(2)
+    targets = dataclasses.replace(results.targets, lower=[None, 4.0], advice=["too <few> points", ""], notes=["a & b"])
+    text = page(dataclasses.replace(results, targets=targets))
+    assert cells(text, "domain 0") == [*table(results)[1][0]]
+    assert "<td>5.000</td><td>4.000</td><td>– to 4.100</td><td>trustworthy</td><td>too &lt;few&gt; points</td>" in text
+    assert "<li>a &amp; b</li>" in text
+    assert "The proxies read 2,800 tokens,\n70% of one method's 4,000." in text
+    facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", text))
+    assert facts["static"] == "static()"
+    assert facts["parameters"] == "1,000,000"
+    assert facts["versions"] == "jax 1"
+    assert facts["prior"] == "0.5, 0.5"
+    assert facts["token budget"] == "4000"
+
+
 def test_missing_values_become_dashes(tmp_path):
     results = made_results(2)
     bounds = {"target": [None, 4.1], "lower": [None, 4.0], "upper": [None, None]}
     targets = dataclasses.replace(results.targets, **bounds, law=None, curve=None)
     results = dataclasses.replace(results, targets=targets)
-    results.arms["velocitune"].updates[2]["heldout_loss"][0] = None
-    results.arms["velocitune"].final["heldout_loss"][0] = None
+    results.arms["velocitune"].updates[2].heldout_loss[0] = None
+    results.arms["velocitune"].final.heldout_loss[0] = None
     assert table(results)[1][0][2:4] == ["–", "–"]
     assert "NaN" not in json.dumps(table(results))
     page(results)

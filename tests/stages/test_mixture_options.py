@@ -5,22 +5,29 @@ import json
 import numpy as np
 import pytest
 
-from tests.stages.experiment import write_experiment
 from vtune_jax.cli.plan_table import render_plan
 from vtune_jax.data.tokens.rows import BlockRows
 from vtune_jax.errors import UserError
 from vtune_jax.experiment import config
-from vtune_jax.machine.json_lines import JsonLines
 from vtune_jax.machine.progress import Progress
 from vtune_jax.stages.pipeline import Pipeline
-from vtune_jax.stages.projection import make_plan
 
 QUICK = ("targets.losses=[1.0, 2.0, 1.5]", "pretrain.steps=5")
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    return write_experiment(tmp_path_factory.mktemp("corpora"))
+@pytest.fixture
+def path(small):
+    return small
+
+
+@pytest.fixture(autouse=True)
+def shared(store):
+    """All of these runs find the stages that they have in common."""
+    STORE.clear()
+    STORE.append(store)
+
+
+STORE = []
 
 
 class Said(Progress):
@@ -34,11 +41,12 @@ class Said(Progress):
 
 def made(path, folder, *overrides, **options):
     said = Said()
-    return Pipeline(config.load(path, (*QUICK, *overrides)), folder, said, **options), said
+    chosen = {"store": STORE[0], **options}
+    return Pipeline(config.load(path, (*QUICK, *overrides)), folder, said, **chosen), said
 
 
 def updates(pipeline, arm="velocitune"):
-    return list(JsonLines(pipeline.arms[arm].folder / "updates.jsonl").rows())
+    return pipeline.train(arm).updates
 
 
 def orders(pipeline):
@@ -51,7 +59,9 @@ def test_shards_workers_and_blocks_of_files_train_the_same_model(path, tmp_path)
     plain, _ = made(path, tmp_path / "files", block)
     records, _ = made(path, tmp_path / "shards", *shards)
     threads, _ = made(path, tmp_path / "threads", *shards, "data.workers=2", "mixture.lag=0")
-    assert all(isinstance(store, BlockRows) for store in (*plain.streams.stores, *records.streams.stores))
+    assert all(
+        isinstance(store, BlockRows) for store in (*plain.corpus().domains.stores, *records.corpus().domains.stores)
+    )
     assert updates(plain) == updates(records) == updates(threads)
     row_by_row, _ = made(path, tmp_path / "rows")
     assert orders(row_by_row) != orders(plain)
@@ -59,9 +69,9 @@ def test_shards_workers_and_blocks_of_files_train_the_same_model(path, tmp_path)
 
 def test_the_number_of_workers_is_no_part_of_a_stage(path, tmp_path):
     one, _ = made(path, tmp_path / "run")
-    folder = one.arms["static"].folder
+    folder = one.train("static").stage.folder
     two, _ = made(path, tmp_path / "run", "data.workers=1", "data.patience_seconds=3.0")
-    assert two.arms["static"].folder == folder
+    assert two.train("static").stage.folder == folder
 
 
 def test_packed_documents_train_and_are_counted_token_by_token(path, tmp_path):
@@ -69,13 +79,13 @@ def test_packed_documents_train_and_are_counted_token_by_token(path, tmp_path):
     read = updates(packed)
     budget = 30 * 4 * 32
     assert 0.5 * budget < sum(read[-1]["tokens_read"]) < budget
-    assert packed.streams.heldout["segments"].shape == (3, 6, 32)
-    losses = [row["loss"] for row in JsonLines(packed.arms["static"].folder / "steps.jsonl").rows()]
+    assert packed.corpus().domains.heldout["segments"].shape == (3, 6, 32)
+    losses = [row["loss"] for row in packed.train("static").steps]
     assert losses[-1] < losses[0]
     device, _ = made(path, tmp_path / "device", "data.packing=best_fit", "data.sequence=32", "data.engine=device")
     assert [row["tokens_read"] for row in updates(device)] == [row["tokens_read"] for row in read]
     with pytest.raises(UserError, match="best-fit packing looks at all tokens of a domain"):
-        _ = made(path, tmp_path / "no", "data.packing=best_fit", "corpus.storage=array_record")[0].streams
+        made(path, tmp_path / "no", "data.packing=best_fit", "corpus.storage=array_record")[0].corpus()
 
 
 @pytest.mark.parametrize("allocation", ["multinomial", "deficit"])
@@ -96,15 +106,15 @@ def test_a_lag_trains_on_other_batches_from_the_first_update_on(path, tmp_path):
 def test_a_capped_domain_gives_its_share_away_and_the_plan_says_when(path, tmp_path, capsys):
     capped = ("corpus.domains.digits.exhaustion=cap", "corpus.domains.digits.max_epochs=0.1")
     pipeline, _ = made(path, tmp_path / "run", *capped)
-    rows = int(pipeline.streams.rows[1])
+    rows = int(pipeline.corpus().domains.rows[1])
     from rich.console import Console
 
-    render_plan(make_plan(pipeline), Console(width=200), duration=False)
+    render_plan(pipeline.project(), Console(width=200), duration=False)
     assert "'digits' reaches its limit of 0.1 epochs after" in capsys.readouterr().out
     assert updates(pipeline)[-1]["tokens_read"][1] == round(0.1 * rows) * 16
     assert updates(pipeline)[-1]["weights"][1] == 0
     # The limit is no part of the corpus: it is not prepared again.
-    assert pipeline.prepare.folder.name == made(path, tmp_path / "run")[0].prepare.folder.name
+    assert pipeline.prepare().folder.name == made(path, tmp_path / "run")[0].prepare().folder.name
 
 
 def test_a_domain_that_stops_the_run_ends_every_arm_and_the_report_is_made(path, tmp_path):
@@ -120,15 +130,15 @@ def test_limits_that_leave_too_few_rows_are_refused_before_anything_is_trained(p
     few = [f"corpus.domains.{name}.{field}" for name in names for field in ("exhaustion=cap", "max_epochs=0.1")]
     pipeline, _ = made(path, tmp_path / "run", *few)
     with pytest.raises(UserError, match=r"train.steps = 30 reads 120 rows, and the domains may give \d+"):
-        _ = pipeline.pretrain
+        pipeline.pretrain()
 
 
 def test_unimax_is_a_prior_and_says_what_it_cannot_spend(path, tmp_path):
     even, said = made(path, tmp_path / "even", "mixture.unimax_epochs=4.0")
-    np.testing.assert_allclose(even.prior, 1 / 3)
+    np.testing.assert_allclose(even.corpus().prior, 1 / 3)
     assert not said.notes
     scarce, said = made(path, tmp_path / "scarce", "mixture.unimax_epochs=0.05")
-    assert scarce.prior.sum() == pytest.approx(1)
+    assert scarce.corpus().prior.sum() == pytest.approx(1)
     assert "cannot be spent within 0.05 epochs" in said.notes[0]
 
 
@@ -136,11 +146,11 @@ def test_an_arm_goes_on_from_its_state_on_other_data_only_if_asked(path, tmp_pat
     first, _ = made(path, tmp_path / "run")
     before = updates(first)
     base = f'pretrain.from_run="{tmp_path / "run"}"'
-    tokenizer = f'corpus.tokenizer.file="{first.prepare.folder / "tokenizer.json"}"'
+    tokenizer = f'corpus.tokenizer.file="{first.prepare().folder / "tokenizer.json"}"'
     lines = (path.parent / "digits.jsonl").read_text().splitlines()
 
     def change(count):
-        fewer = path.parent / f"fewer{count}.jsonl"
+        fewer = tmp_path / f"fewer{count}.jsonl"
         fewer.write_text("\n".join(lines[:count]) + "\n")
         return base, tokenizer, f'corpus.domains.digits.source="{fewer}"'
 
@@ -154,7 +164,7 @@ def test_an_arm_goes_on_from_its_state_on_other_data_only_if_asked(path, tmp_pat
 
 def test_a_method_is_given_the_sizes_that_it_needs(path, tmp_path):
     pipeline, _ = made(path, tmp_path / "run", 'arms=[{name="group_dro", form="cvar", floor=0.05}]')
-    tokens = [len(pipeline.prepared.domain(name).train) for name in pipeline.prepared.names]
+    tokens = pipeline.corpus().tokens.tolist()
     rows = updates(pipeline, "group_dro")
     shares = np.array(tokens) / sum(tokens)
     # Whatever is worst, its share of the worst fifth of the data follows from its size.
@@ -172,7 +182,7 @@ def test_the_config_of_every_option_is_written_and_read_back(path, tmp_path):
         "corpus.storage=array_record",
     )
     pipeline, _ = made(path, tmp_path / "run", *options)
-    assert config.load(tmp_path / "run" / "config.toml", ("name=small",)) == pipeline.config
+    assert config.load(tmp_path / "run" / "latest" / "config.toml") == pipeline.config
     assert json.loads((tmp_path / "run" / "experiment.json").read_text())["name"] == "small"
 
 
@@ -183,6 +193,7 @@ def test_the_config_of_every_option_is_written_and_read_back(path, tmp_path):
         ("mixture.unimax_epochs=-1.0", "unimax_epochs must not be negative"),
         ("data.workers=-1", "workers must not be negative"),
         ("corpus.domains.digits.exhaustion=cap", "max_epochs must be positive"),
+        ("corpus.base.exhaustion=drop", "base.exhaustion must be left out"),
         ("data.packing=first_fit", "packing"),
     ],
 )

@@ -5,147 +5,181 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from tests.stages.experiment import write_experiment
 from vtune_jax.errors import UserError
 from vtune_jax.experiment import config
 from vtune_jax.machine.files import read_json
 from vtune_jax.machine.progress import Progress
 from vtune_jax.report.results import Results
 from vtune_jax.stages.pipeline import Pipeline
-from vtune_jax.stages.projection import make_plan
 
 
-def pipeline(path, folder, *overrides):
-    return Pipeline(config.load(path, overrides), folder, Progress(silent=True))
+def pipeline(path, folder, *overrides, **options):
+    return Pipeline(config.load(path, overrides), folder, Progress(silent=True), **options)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """An experiment carried out once; tests copy what they change."""
-    folder = tmp_path_factory.mktemp("experiment")
-    path = write_experiment(folder)
-    pipeline(path, folder / "run").report()
-    return path, folder / "run"
+def finished(tmp_path_factory, small, store):
+    """An experiment carried out once: the config's path, and the pipeline with its results."""
+    made = pipeline(small, tmp_path_factory.mktemp("runs") / "run", store=store)
+    return small, made, made.report()
 
 
-def stages(folder):
-    return {entry.name: (entry / "done.json").stat().st_mtime_ns for entry in (folder / "stages").iterdir()}
+def finished_stages(store):
+    return {done.parent.name: done.stat().st_mtime_ns for done in store.glob("*/done.json")}
 
 
-def copied(finished, tmp_path):
-    shutil.copytree(finished[1], tmp_path / "run")
-    return finished[0], tmp_path / "run"
+def stages_of(made):
+    return json.loads((made.session.run_folder.path / "stages.json").read_text())
 
 
 def test_the_main_job_ends_with_results_a_page_and_a_picture(finished):
-    folder = finished[1]
+    folder = finished[1].session.run_folder.path
     results = Results.load(folder / "results.json")
     assert results.domains == ("letters", "digits", "mixed")
     assert list(results.arms) == ["velocitune", "static"]
     velocitune, static = results.arms.values()
-    assert [row["step"] for row in velocitune.updates] == [0, 5, 10, 15, 20, 25, 30]
+    assert [row.step for row in velocitune.updates] == [0, 5, 10, 15, 20, 25, 30]
     for row in static.updates:
-        np.testing.assert_allclose(row["weights"], static.updates[0]["weights"], rtol=1e-6)
-    assert velocitune.updates[-1]["weights"] != velocitune.updates[0]["weights"]
-    assert np.all(np.array(static.final["heldout_loss"]) < np.array(results.targets.initial))
+        np.testing.assert_allclose(row.weights, static.updates[0].weights, rtol=1e-6)
+    assert velocitune.updates[-1].weights != velocitune.updates[0].weights
+    assert np.all(np.array(static.final.heldout_loss) < np.array(results.targets.initial))
     assert (folder / "report.html").stat().st_size > 1e6
     assert (folder / "report.png").exists()
+    assert (folder.parent / "latest").resolve() == folder.resolve()
     tokens = 30 * 4 * 16
-    assert all(sum(arm.updates[-1]["tokens_read"]) == tokens for arm in results.arms.values())
+    assert all(sum(arm.updates[-1].tokens_read) == tokens for arm in results.arms.values())
 
 
 def test_remaining_fractions_come_from_initial_and_target(finished):
-    results = Results.load(finished[1] / "results.json")
+    results = finished[2]
     targets, final = results.targets, results.arms["static"].final
     initial, target = np.array(targets.initial), np.array(targets.target)
-    expected = (np.array(final["heldout_loss"]) - target) / (initial - target)
+    expected = (np.array(final.heldout_loss) - target) / (initial - target)
     usable = initial - target >= 0.01
-    np.testing.assert_allclose(np.array(final["remaining"])[usable], expected[usable], rtol=1e-4)
+    np.testing.assert_allclose(np.array(final.remaining)[usable], expected[usable], rtol=1e-4)
 
 
-def test_a_second_run_computes_nothing(finished):
-    path, folder = finished
-    before = stages(folder)
-    pipeline(path, folder).report()
-    assert stages(folder) == before
+def test_a_second_run_computes_nothing(finished, tmp_path):
+    path, made, _ = finished
+    before = finished_stages(made.session.store.root)
+    other = pipeline(path, tmp_path / "elsewhere", store=made.session.store.root)
+    other.report()
+    assert finished_stages(made.session.store.root) == before
+    # Both runs refer to the same stages.
+    assert {made.session.run_folder.path.joinpath(place).resolve() for place in stages_of(made).values()} == {
+        other.session.run_folder.path.joinpath(place).resolve() for place in stages_of(other).values()
+    }
 
 
 @pytest.mark.parametrize(
     ("override", "rerun"),
     [
-        ("arms.velocitune.step_size=0.5", {"train-velocitune", "evaluate"}),
-        ("targets.level=0.5", {"targets", "train-velocitune", "evaluate"}),
-        ("train.steps=40", {"targets", "train-velocitune", "train-static", "evaluate"}),
-        ('mixture.allocation="multinomial"', {"targets", "train-velocitune", "train-static", "evaluate"}),
+        ("arms.velocitune.step_size=0.5", {"arm-velocitune", "losses"}),
+        ("targets.level=0.5", {"targets", "arm-velocitune", "losses"}),
+        ("train.steps=40", {"targets", "arm-velocitune", "arm-static", "losses"}),
+        ('mixture.allocation="multinomial"', {"targets", "arm-velocitune", "arm-static", "losses"}),
+        ("loop.keep_checkpoints=3", set()),
+        ("arms.static.label=control", set()),
     ],
 )
 def test_a_changed_field_reruns_only_what_depends_on_it(finished, tmp_path, override, rerun):
-    path, folder = copied(finished, tmp_path)
-    before = stages(folder)
-    pipeline(path, folder, override).report()
-    new = {name.rpartition("-")[0] for name in stages(folder).keys() - before.keys()}
-    assert new == rerun
-    assert {name: time for name, time in stages(folder).items() if name in before} == before
+    path, made, _ = finished
+    shutil.copytree(made.session.store.root, tmp_path / "store")
+    before = finished_stages(tmp_path / "store")
+    pipeline(path, tmp_path / "run", override).report()
+    after = finished_stages(tmp_path / "store")
+    assert {name.rpartition("-")[0] for name in after.keys() - before.keys()} == rerun
+    assert {name: time for name, time in after.items() if name in before} == before
+
+
+def test_another_configuration_has_results_of_its_own(finished, tmp_path):
+    path, made, _ = finished
+    store = made.session.store.root
+    runs = [pipeline(path, tmp_path / "run", *more, store=store) for more in ((), ("targets.level=0.8",))]
+    files = []
+    for run in runs:
+        run.report()
+        files.append(run.session.run_folder.results)
+    assert files[0] != files[1]
+    assert Results.load(files[0]).targets.level == 0.9
+    assert Results.load(files[1]).targets.level == 0.8
+    assert (tmp_path / "run" / "latest").resolve() == files[1].parent.resolve()
+
+
+def test_arms_that_need_no_targets_train_no_proxies(finished, tmp_path):
+    path, made, results = finished
+    shutil.copytree(made.session.store.root, tmp_path / "store", ignore=shutil.ignore_patterns("targets-*"))
+    alone = pipeline(path, tmp_path / "run", 'arms=[{name="static"}]')
+    found = alone.report()
+    assert not list((tmp_path / "store").glob("targets-*"))
+    assert found.targets.verdict == ["not needed"] * 3
+    assert found.targets.target == [None] * 3
+    assert found.targets.initial == results.targets.initial
+    assert found.arms["static"].final.heldout_loss == results.arms["static"].final.heldout_loss
+    assert "static ended at" in (tmp_path / "run" / "latest" / "report.html").read_text()
 
 
 def test_the_tokenizer_is_trained_on_the_prior_unless_it_is_given(finished, tmp_path):
-    path, folder = finished
-    default = pipeline(path, folder).prepare
+    path, made, _ = finished
+    default = made.prepare()
     only_digits = "mixture.weights=[0.0, 1.0, 0.0]"
-    moved = pipeline(path, tmp_path / "moved", only_digits).prepare
+    moved = pipeline(path, tmp_path / "moved", only_digits).prepare()
     learned = {
         stage: any("ab" in word for word in Tokenizer.from_file(str(stage.folder / "tokenizer.json")).get_vocab())
         for stage in (default, moved)
     }
     assert learned == {default: True, moved: False}
     given = f'corpus.tokenizer.file="{default.folder / "tokenizer.json"}"'
-    digests = {pipeline(path, tmp_path / "given", given, *more).prepare.digest for more in ((), (only_digits,))}
+    digests = {pipeline(path, tmp_path / "given", given, *more).prepare().digest for more in ((), (only_digits,))}
     assert len(digests) == 1
 
 
-def test_the_resolved_config_runs_by_itself_and_finds_everything_done(finished):
-    path, folder = finished
-    before = stages(folder)
-    again = config.load(folder / "config.toml", ("name=small",))
+def test_the_resolved_config_runs_by_itself_and_finds_everything_done(finished, tmp_path):
+    path, made, _ = finished
+    before = finished_stages(made.session.store.root)
+    again = config.load(made.session.run_folder.path / "config.toml")
     assert again == config.load(path)
-    Pipeline(again, folder, Progress(silent=True)).report()
-    assert stages(folder) == before
+    other = Pipeline(again, tmp_path / "run", Progress(silent=True), store=made.session.store.root)
+    other.report()
+    assert finished_stages(made.session.store.root) == before
 
 
 def test_a_base_model_is_taken_from_an_earlier_run(finished, tmp_path):
-    path, folder = finished
+    path, made, _ = finished
+    folder = made.session.run_folder.run
     override = f'pretrain.from_run="{folder}"'
-    other = pipeline(path, tmp_path / "run", override)
-    assert other.pretrain.folder.is_relative_to(folder)
+    other = pipeline(path, tmp_path / "run", override, store=made.session.store.root)
+    assert other.pretrain().stage == made.pretrain().stage
     for change, message in (
         ("model.hidden=32", "has another shape"),
         ("corpus.tokenizer.vocab_size=290", "another tokenizer"),
     ):
         with pytest.raises(UserError, match=message):
-            _ = pipeline(path, tmp_path / change, override, change).pretrain
+            pipeline(path, tmp_path / change, override, change).pretrain()
     with pytest.raises(UserError, match="holds no finished base model"):
-        _ = pipeline(path, tmp_path / "none", f'pretrain.from_run="{tmp_path}"').pretrain
+        pipeline(path, tmp_path / "none", f'pretrain.from_run="{tmp_path}"').pretrain()
 
 
 def test_own_target_losses_need_no_proxies(finished, tmp_path):
-    path, folder = copied(finished, tmp_path)
-    made = pipeline(path, folder, "targets.losses=[1.0, 2.0, 1.5]")
-    facts = read_json(made.targets.folder / "targets.json")
+    path, before, _ = finished
+    made = pipeline(path, tmp_path / "run", "targets.losses=[1.0, 2.0, 1.5]", store=before.session.store.root)
+    folder = made.targets().stage.folder
+    facts = read_json(folder / "targets.json")
     assert facts["target"] == [1.0, 2.0, 1.5]
     assert facts["proxy_tokens"] == 0
-    assert not list(made.targets.folder.glob("proxy-*"))
+    assert not list(folder.glob("round-*"))
     assert made.report().targets.verdict == ["given"] * 3
 
 
 def test_both_engines_reach_the_same_result(finished, tmp_path):
-    path, folder = copied(finished, tmp_path)
-    results = Results.load(folder / "results.json")
-    device = pipeline(path, folder, "data.engine=device", "targets.losses=[1.0, 2.0, 1.5]")
-    host = pipeline(path, folder, "targets.losses=[1.0, 2.0, 1.5]")
+    path, before, results = finished
+    store = before.session.store.root
+    device = pipeline(path, tmp_path / "run", "data.engine=device", "targets.losses=[1.0, 2.0, 1.5]", store=store)
+    host = pipeline(path, tmp_path / "run", "targets.losses=[1.0, 2.0, 1.5]", store=store)
     ours, theirs = device.report().arms["static"], host.report().arms["static"]
-    assert ours.updates[-1]["tokens_read"] == theirs.updates[-1]["tokens_read"]
-    np.testing.assert_allclose(ours.final["heldout_loss"], theirs.final["heldout_loss"], rtol=2e-3)
-    assert results.domains == device.prepared.names
+    assert ours.updates[-1].tokens_read == theirs.updates[-1].tokens_read
+    np.testing.assert_allclose(ours.final.heldout_loss, theirs.final.heldout_loss, rtol=2e-3)
+    assert results.domains == device.corpus().names
 
 
 @pytest.mark.parametrize(
@@ -160,10 +194,10 @@ def test_both_engines_reach_the_same_result(finished, tmp_path):
 def test_what_cannot_work_is_refused_before_anything_is_trained(finished, tmp_path, overrides, message):
     made = pipeline(finished[0], tmp_path / "run", *overrides)
     with pytest.raises(UserError, match=message):
-        make_plan(made)
+        made.project()
     with pytest.raises(UserError, match=message):
         made.report()
-    assert not list((tmp_path / "run" / "stages").glob("train-*"))
+    assert not list((tmp_path / "store").glob("base-model-*"))
 
 
 @pytest.mark.parametrize(
@@ -197,9 +231,9 @@ def test_impossible_configs_are_refused_with_the_field(finished, override, messa
 
 
 def test_the_plan_counts_rows_epochs_steps_and_evaluations(finished, tmp_path):
-    path, folder = copied(finished, tmp_path)
-    made = pipeline(path, folder)
-    plan = make_plan(made)
+    path, before, _ = finished
+    made = pipeline(path, tmp_path / "run", store=before.session.store.root)
+    plan = made.project()
     assert plan.steps == {"pretrain": 20, "proxies": 48, "velocitune": 30, "static": 30}
     # Every fifth step of each run, eight places along the proxy, and three models on two sets of rows.
     assert plan.evaluations == 4 + 6 + 6 + 8 + 6
@@ -207,18 +241,19 @@ def test_the_plan_counts_rows_epochs_steps_and_evaluations(finished, tmp_path):
     np.testing.assert_allclose(read, 30 * 4)
     first = plan.domains[0]
     np.testing.assert_allclose(first.epochs(2), 2 / (1 + first.weight) * first.rows_read / first.rows)
-    np.testing.assert_allclose([domain.weight for domain in plan.domains], made.prior)
+    np.testing.assert_allclose([domain.weight for domain in plan.domains], made.corpus().prior)
 
 
 def test_a_uniform_and_a_given_prior(finished, tmp_path):
-    path, folder = copied(finished, tmp_path)
-    np.testing.assert_allclose(pipeline(path, folder, "mixture.power=0.0").prior, [1 / 3] * 3)
-    np.testing.assert_allclose(pipeline(path, folder, "mixture.weights=[0.2, 0.3, 0.5]").prior, [0.2, 0.3, 0.5])
+    for override, expected in (
+        ("mixture.power=0.0", [1 / 3] * 3),
+        ("mixture.weights=[0.2, 0.3, 0.5]", [0.2, 0.3, 0.5]),
+    ):
+        np.testing.assert_allclose(pipeline(finished[0], tmp_path / "run", override).corpus().prior, expected)
 
 
 def test_targets_hold_points_law_and_verdicts(finished):
-    folder = next((finished[1] / "stages").glob("targets-*"))
-    facts = json.loads((folder / "targets.json").read_text())
+    facts = json.loads((finished[1].targets().stage.folder / "targets.json").read_text())
     # Budget 60 steps, of which eight evaluations cost 12; a proxy is first looked at after an eighth of its length.
     assert facts["points"]["tokens"] == [64 * step for step in (7, 9, 12, 16, 21, 28, 36, 48)]
     assert facts["proxy_cost"] == 2.0

@@ -5,17 +5,21 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.stages.experiment import write_experiment
 from vtune_jax.cli import main as cli
 from vtune_jax.errors import UserError
 from vtune_jax.experiment import config
 from vtune_jax.machine.files import read_json
-from vtune_jax.stages.target_proxies import design, evaluation_steps, share_read
+from vtune_jax.stages.target_proxies import design as design_rounds
+from vtune_jax.stages.target_proxies import real_run, share_read
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    return write_experiment(tmp_path_factory.mktemp("proxies"))
+@pytest.fixture
+def path(small):
+    return small
+
+
+def design(config):
+    return design_rounds(config.targets, real_run(config))
 
 
 def configured(path, *overrides):
@@ -40,7 +44,7 @@ def test_one_proxy_is_looked_at_from_an_eighth_of_its_steps_to_its_end(path):
     assert run.evaluate_after[0] == run.steps // 8 + 1
     assert run.evaluate_after[-1] == run.steps
     # An evaluation costs 1.5 steps: 3 domains x 6 rows over a batch of 4, a third of a step each.
-    assert evaluation_steps(configured(path)) == 1.5
+    assert real_run(configured(path)).evaluation_steps == 1.5
     assert plan.cost_steps == run.steps + 1.5 * len(run.evaluate_after)
 
 
@@ -67,12 +71,12 @@ def test_a_budget_that_is_too_small_says_what_would_do(path, proxies):
 
 def test_the_sub_sample_is_what_the_longest_proxy_comes_to(path):
     # 50 steps of 4 rows, half of them from each: 100 rows of 1,000 and of 400.
-    read = share_read(configured(path), np.array([1000, 400]), np.array([0.5, 0.5]), 50)
+    read = share_read(real_run(configured(path)), np.array([1000, 400]), np.array([0.5, 0.5]), 50)
     np.testing.assert_allclose(read, [0.1, 0.25])
 
 
 def facts_of(folder):
-    return [read_json(file) for file in (folder / "stages").glob("targets-*/targets.json")]
+    return [read_json(file) for file in (folder.parent / "store").glob("targets-*/targets.json")]
 
 
 def test_targets_come_from_a_ladder_in_rounds_or_from_a_table(path, tmp_path):
@@ -155,7 +159,7 @@ def test_what_a_law_over_sizes_has_no_use_for_is_refused_before_training(path, t
     assert code == 2
     assert facts == []
     assert "no curves to share or pool" in capsys.readouterr().err
-    assert not list((tmp_path / "run" / "stages").glob("pretrain-*"))
+    assert not list((tmp_path / "store").glob("base-model-*"))
 
 
 def test_a_rate_that_ends_at_zero_has_targets_too(path, tmp_path):
@@ -187,4 +191,4 @@ def test_a_table_that_cannot_be_used_is_refused_before_the_base_model_is_trained
     table.write_text("tokens,loss,domain\n" + 2 * rows_of(np.array([1e3, 2e3]), np.array([4.0, 3.0])))
     assert cli.invoke(["targets", str(path), *options]) == 2
     assert "must have at least 3 different points in domain 'letters', got 2" in capsys.readouterr().err
-    assert not list((tmp_path / "run" / "stages").glob("pretrain-*"))
+    assert not list((tmp_path / "store").glob("base-model-*"))

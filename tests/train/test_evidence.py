@@ -11,20 +11,19 @@ from vtune_jax import rules
 from vtune_jax.core.losses import token_nats
 from vtune_jax.core.types import Method
 from vtune_jax.train.alignment import align, batch_gradients, heldout_gradients, latest
-from vtune_jax.train.heldout import make_evaluate
+from vtune_jax.train.optimizer import learning_rate
 from vtune_jax.train.state import start
-from vtune_jax.train.step import make_train_step
 
 RTOL = 2e-4  # float32 sums in another order
 
 
-def step_of(method, interval=100, **options):
-    evaluate = make_evaluate(tiny.model(), 9)
-    return jax.jit(make_train_step(tiny.model(), tiny.OPTIMIZER, method, evaluate, interval=interval, **options))
+def constants(method, interval=100, **options):
+    """Of a run whose weights are updated so often; they are not by default."""
+    return tiny.constants(method=method, interval=interval)._replace(**options)
 
 
 def started(method):
-    return start(tiny.model().init(0), tiny.OPTIMIZER.build(), method, tiny.targets())
+    return start(tiny.params(), method, tiny.targets())
 
 
 def row_nats(params, tokens):
@@ -36,10 +35,10 @@ def flat(tree):
 
 
 def test_excess_losses_are_those_of_every_token_against_the_reference_model():
-    method = rules.doremi()
-    reference = tiny.model().init(7)
-    constants = tiny.constants()._replace(reference=reference)
-    state, step = started(method), step_of(method)
+    method = rules.DoReMi()
+    reference = tiny.params(7)
+    of_run = constants(method, reference=reference)
+    state, step = started(method), tiny.jitted(method)
     expected = np.zeros((4, tiny.DOMAINS))
     for seed in range(3):
         one = batch(seed)
@@ -48,23 +47,23 @@ def test_excess_losses_are_those_of_every_token_against_the_reference_model():
         columns = (np.maximum(excess, 0).sum(1), excess.sum(1), (excess > 0).sum(1), np.full(len(domain), tiny.LENGTH))
         for kind, column in enumerate(columns):
             np.add.at(expected[kind], domain, column)
-        state, _ = step(state, one, constants)
+        state, _ = step(state, one, of_run)
     for found, column in zip(state.mixture.excess, expected, strict=True):
         np.testing.assert_allclose(found, column, rtol=RTOL, atol=1e-3)
 
 
 def test_excess_losses_start_again_after_an_update():
-    method = rules.doremi()
-    constants = tiny.constants()._replace(reference=tiny.model().init(7))
-    state, step = started(method), step_of(method, interval=2)
+    method = rules.DoReMi()
+    of_run = constants(method, 2, reference=tiny.params(7))
+    state, step = started(method), tiny.jitted(method)
     for seed in range(2):
-        state, _ = step(state, batch(seed), constants)
+        state, _ = step(state, batch(seed), of_run)
     assert np.asarray(state.mixture.excess.tokens).sum() == 0
     assert np.asarray(state.mixture.history.memory.seen).any()
 
 
 def test_a_domains_gradient_is_that_of_its_own_rows():
-    params, one = tiny.model().init(0), batch(1)
+    params, one = tiny.params(), batch(1)
     tokens, domain = jnp.asarray(one["tokens"], jnp.int32), np.asarray(one["domain"])
     stacked, present = batch_gradients(tiny.model(), params, one, tiny.DOMAINS)
     assert present.tolist() == [index in domain for index in range(tiny.DOMAINS)]
@@ -79,7 +78,7 @@ def test_a_domains_gradient_is_that_of_its_own_rows():
 
 
 def test_a_heldout_gradient_is_that_of_the_domains_heldout_rows():
-    params, heldout = tiny.model().init(0), tiny.heldout()
+    params, heldout = tiny.params(), tiny.heldout()
     stacked = heldout_gradients(tiny.model(), params, heldout)
     for index in range(tiny.DOMAINS):
         rows = jnp.asarray(heldout["tokens"][index], jnp.int32)
@@ -119,19 +118,19 @@ def test_the_method_is_given_the_alignment_at_the_new_parameters(towards):
         return inner.observe(history, observation)
 
     method = Method(inner.init, observe, inner.update, inner.needs)
-    state, _ = step_of(method, interval=1)(started(method), batch(2), tiny.constants())
+    state, _ = tiny.jitted(method)(started(method), batch(2), constants(method, 1))
     jax.effects_barrier()
     train, _ = batch_gradients(tiny.model(), state.params, batch(2), tiny.DOMAINS)
     target = train if towards == "train" else heldout_gradients(tiny.model(), state.params, tiny.heldout())
-    expected = align(train, target, tiny.OPTIMIZER.learning_rate(jnp.int32(1), jnp.int32(tiny.STEPS)))
+    expected = align(train, target, learning_rate(tiny.OPTIMIZER.numbers(), jnp.int32(1), jnp.int32(tiny.STEPS)))
     for found, wanted in zip(given[0], expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=RTOL, atol=1e-5)
 
 
 def test_weights_on_the_loss_weigh_tokens_and_leave_the_sampling_at_the_prior():
-    method = rules.group_dro(step_size=1.0)
-    state, step = started(method), step_of(method, interval=1, acts_on="loss")
-    first, _ = step(state, batch(3), tiny.constants())
+    method = rules.GroupDro(step_size=1.0)
+    state, step = started(method), jax.jit(tiny.step_of(method, acts_on="loss"))
+    first, _ = step(state, batch(3), constants(method, 1))
     assert not np.allclose(first.mixture.weights, tiny.targets().prior)
     np.testing.assert_array_equal(first.mixture.quota, state.mixture.quota)
     np.testing.assert_array_equal(first.mixture.pending, state.mixture.quota)
@@ -143,14 +142,15 @@ def test_weights_on_the_loss_weigh_tokens_and_leave_the_sampling_at_the_prior():
         nats = token_nats(tiny.model().logits(params, tokens[:, :-1]), tokens[:, 1:]).mean(axis=1)
         return (importance * nats).sum() / importance.sum()
 
-    _, metrics = step(first, one, tiny.constants())
+    _, metrics = step(first, one, constants(method, 1))
     norm = np.linalg.norm(flat(jax.grad(loss)(first.params)))
     np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=RTOL)
 
 
 def test_weights_on_the_loss_equal_to_the_prior_change_nothing():
-    sampled, weighed = (step_of(rules.static(), acts_on=acts_on) for acts_on in ("sampling", "loss"))
-    one, other = (step(started(rules.static()), batch(5), tiny.constants())[0] for step in (sampled, weighed))
+    method = rules.Static()
+    sampled, weighed = (tiny.jitted(method, acts_on=acts_on) for acts_on in ("sampling", "loss"))
+    one, other = (step(started(method), batch(5), constants(method))[0] for step in (sampled, weighed))
     np.testing.assert_allclose(flat(one.params), flat(other.params), rtol=1e-6, atol=1e-9)
 
 
@@ -158,4 +158,4 @@ def test_a_need_that_nobody_supplies_is_refused_before_anything_is_compiled():
     plain = rules.static()
     method = plain._replace(needs=frozenset({"tea_leaves"}))
     with pytest.raises(ValueError, match=r"the method needs \['tea_leaves'\], but what can be supplied is"):
-        step_of(method)
+        tiny.step_of(method)

@@ -1,9 +1,7 @@
-"""Runs on limited, lost, changed and late data, and by several processes."""
+"""Runs on limited, lost, changed and late data."""
 
 import dataclasses
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,31 +14,31 @@ from tests.train.test_loop import Stop, assert_same_files, assert_same_state
 from vtune_jax.data.tokens.rows import TokenRows
 from vtune_jax.errors import UserError
 from vtune_jax.train.checkpoint import Checkpoints, canonical
-from vtune_jax.train.device_engine import DeviceEngine, compile_scan
-from vtune_jax.train.heldout import make_evaluate
-from vtune_jax.train.host_engine import HostEngine, compile_step
-from vtune_jax.train.loop import train
-from vtune_jax.train.step import make_train_step
+from vtune_jax.train.device_engine import DeviceEngine
+from vtune_jax.train.host_engine import HostEngine
 
 
 def limited_engine(kind, stop=False, limits=(None, 9, 9)):
     spec = dataclasses.replace(tiny.spec(), limits=limits, stop=(stop,) * tiny.DOMAINS)
     if kind == "device":
-        scan = compile_scan(tiny.steps_of()[0], spec, tiny.LENGTH)
-        return DeviceEngine(scan, spec, tiny.stores(), tiny.constants())
-    return HostEngine(tiny.steps_of()[1], spec, tiny.stores(), tiny.constants(), interval=tiny.INTERVAL)
+        return DeviceEngine(tiny.scan_of(of=spec), spec, tiny.stores(), tiny.constants())
+    return HostEngine(tiny.jitted(), spec, tiny.stores(), tiny.constants())
+
+
+def saved(folder):
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = checkpoints.restore(tiny.state(), {}).state
+    checkpoints.close()
+    return state
 
 
 def saved_step(folder):
-    checkpoints = Checkpoints(folder / "checkpoints")
-    step = checkpoints.restore(tiny.state(), {}).step
-    checkpoints.close()
-    return step
+    return int(saved(folder).step)
 
 
 @pytest.mark.parametrize("kind", ["host", "device"])
 def test_the_weight_of_an_exhausted_domain_goes_to_the_others_in_a_run(tmp_path, kind):
-    state = train(tiny.run(tmp_path), limited_engine(kind), tiny.state())
+    state = tiny.carry_out(tiny.run(tmp_path), limited_engine(kind))
     updates = [json.loads(line) for line in (tmp_path / "updates.jsonl").read_text().splitlines()]
     assert updates[-1]["tokens_read"][1:] == [9 * tiny.LENGTH] * 2
     assert sum(updates[-1]["tokens_read"]) == tiny.STEPS * tiny.BATCH * tiny.LENGTH
@@ -51,13 +49,13 @@ def test_the_weight_of_an_exhausted_domain_goes_to_the_others_in_a_run(tmp_path,
 @pytest.mark.parametrize("kind", ["host", "device"])
 def test_a_domain_may_stop_the_run_which_then_ends_with_its_state_saved(tmp_path, kind):
     said = []
-    state = train(tiny.run(tmp_path), limited_engine(kind, stop=True), tiny.state(), warn=said.append)
+    state = tiny.carry_out(tiny.run(tmp_path), limited_engine(kind, stop=True), warn=said.append)
     assert 0 < int(state.step) < tiny.STEPS
     assert len(said) == 1
     assert f"the run ends after {int(state.step)} of 20 steps: 'd1'" in said[0]
     assert saved_step(tmp_path) == int(state.step)
     # Asked again, it ends at the same place.
-    again = train(tiny.run(tmp_path), limited_engine(kind, stop=True), tiny.state(), warn=said.append)
+    again = tiny.carry_out(tiny.run(tmp_path), limited_engine(kind, stop=True), warn=said.append)
     assert_same_state(again, state)
 
 
@@ -65,7 +63,7 @@ def test_a_domain_may_stop_the_run_which_then_ends_with_its_state_saved(tmp_path
 def test_a_run_whose_domains_with_weight_are_used_up_stops_with_its_state_saved(tmp_path, kind):
     engine = limited_engine(kind, limits=(8, 8, 8))
     with pytest.raises(UserError, match=r"step 7 of 20 has no batch: 'd2' cannot fill another batch .* no other"):
-        train(tiny.run(tmp_path), engine, tiny.state())
+        tiny.carry_out(tiny.run(tmp_path), engine)
     assert saved_step(tmp_path) == 6
 
 
@@ -83,44 +81,45 @@ def test_tokens_that_are_lost_stop_the_run_with_its_state_saved_and_it_goes_on_w
     stores = tuple(Away(store.tokens, tiny.LENGTH, name=store.name) for store in tiny.stores())
 
     def engine():
-        return HostEngine(tiny.steps_of()[1], tiny.spec(), stores, tiny.constants(), interval=tiny.INTERVAL)
+        return HostEngine(tiny.jitted(), tiny.spec(), stores, tiny.constants())
 
     with pytest.raises(UserError, match="the tokens of domain 'd1' are lost"):
-        train(tiny.run(tmp_path / "broken"), engine(), tiny.state())
+        tiny.carry_out(tiny.run(tmp_path / "broken"), engine())
     assert saved_step(tmp_path / "broken") == tiny.INTERVAL
     Away.reads = -100
-    assert_same_state(train(tiny.run(tmp_path / "broken"), engine(), tiny.state()), expected)
+    assert_same_state(tiny.carry_out(tiny.run(tmp_path / "broken"), engine()), expected)
     assert_same_files(tmp_path / "broken", tmp_path / "whole")
 
 
 def test_other_data_are_refused_by_what_differs_and_taken_over_if_asked(tmp_path):
     tiny.trained(tmp_path)
     other = dataclasses.replace(tiny.run(tmp_path), facts=canonical({"data": {"rows": [49, 87, 20]}, "steps": 24}))
-    other = dataclasses.replace(other, steps=24, rows=np.array([49, 87, 20]))
+    other = dataclasses.replace(other, steps=24)
     with pytest.raises(UserError, match=r"made with other data \(rows was \[49, 87, 124\], is \[49, 87, 20\]; batch"):
-        train(other, tiny.engine(), tiny.state())
+        tiny.carry_out(other, tiny.engine())
     with pytest.raises(UserError, match=r"made with other steps \(was 20, is 24\)"):
-        train(dataclasses.replace(other, allow_data_change=True), tiny.engine(), tiny.state())
+        tiny.carry_out(dataclasses.replace(other, allow_data_change=True), tiny.engine())
     said = []
     allowed = dataclasses.replace(other, allow_data_change=True, facts={"data": other.facts["data"]})
-    state = train(allowed, tiny.engine(), tiny.state(), warn=said.append)
+    shorter = TokenRows(tiny.stores()[2].tokens[: 20 * tiny.LENGTH + 1], tiny.LENGTH, name="d2")
+    stores = (*tiny.stores()[:2], shorter)
+    spec = dataclasses.replace(tiny.spec(), rows=tuple(map(len, stores)))
+    before = saved(tmp_path).mixture.cursor
+    assert int(before.row[2]) >= spec.rows[2]
+    engine = HostEngine(tiny.jitted(), spec, stores, tiny.constants())
+    state = tiny.carry_out(allowed, engine, warn=said.append)
     assert int(state.step) == 24
+    # What lies past the end of the shorter domain is read from the next epoch on.
+    assert state.mixture.cursor.epoch.tolist() == [*before.epoch[:2].tolist(), 1]
     assert "goes on from step 20 on other data: rows was" in said[0]
 
 
 @pytest.mark.parametrize("lag", [0, 2])
 @pytest.mark.parametrize("crash", [5, 6, 7, 12])
 def test_a_run_with_lag_and_readers_ahead_resumes_to_the_bit(tmp_path, lag, crash):
-    evaluate = make_evaluate(tiny.model(), 9)
-    step = compile_step(
-        make_train_step(tiny.model(), tiny.OPTIMIZER, tiny.METHOD.build(), evaluate, interval=tiny.INTERVAL, lag=lag)
-    )
-
     def run(folder, tick=lambda steps, fields: None):
-        options = {"interval": tiny.INTERVAL, "lag": lag, "workers": 2}
-        engine = HostEngine(step, tiny.spec(), tiny.stores(), tiny.constants(), **options)
-        each = dataclasses.replace(tiny.run(folder, checkpoint_every=1), lag=lag)
-        return train(each, engine, tiny.state(), tick=tick)
+        engine = tiny.engine(numbers={"lag": lag}, workers=2)
+        return tiny.carry_out(tiny.run(folder, checkpoint_every=1), engine, tick=tick)
 
     done = 0
 
@@ -142,7 +141,6 @@ import os, sys
 from pathlib import Path
 from tests import tiny
 from vtune_jax.train.checkpoint import Checkpoints
-from vtune_jax.train.loop import train
 folder, steps, tick_at, save_at = Path(sys.argv[1]), *map(int, sys.argv[2:])
 done = 0
 
@@ -161,7 +159,7 @@ def dying(self, step, state, facts):
         os.kill(os.getpid(), 9)
 
 Checkpoints.save = dying
-train(tiny.run(folder, steps=steps), tiny.engine(steps=steps), tiny.state(), tick=tick)
+tiny.carry_out(tiny.run(folder, steps=steps), tiny.engine(steps=steps), tick=tick)
 """
 
 
@@ -169,7 +167,7 @@ def test_the_order_goes_on_exactly_after_a_kill_anywhere(tmp_path):
     steps, never, root = 90, 10**9, Path(__file__).parents[2]
 
     def run(folder):
-        return train(tiny.run(folder, steps=steps), tiny.engine(steps=steps), tiny.state())
+        return tiny.carry_out(tiny.run(folder, steps=steps), tiny.engine(steps=steps))
 
     expected = run(tmp_path / "whole")
     updates = [json.loads(line) for line in (tmp_path / "whole" / "updates.jsonl").read_text().splitlines()]
@@ -188,62 +186,3 @@ def test_the_order_goes_on_exactly_after_a_kill_anywhere(tmp_path):
         assert killed.returncode == -9
         assert_same_state(run(folder), expected)
         assert_same_files(folder, tmp_path / "whole")
-
-
-WORKER = """
-import dataclasses, sys
-from pathlib import Path
-import jax
-folder, count, index, port, steps = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
-jax.distributed.initialize(f"localhost:{port}", count, index)
-from tests import tiny
-from vtune_jax.machine.mesh import data_mesh
-from vtune_jax.train.loop import train
-assert jax.device_count() == 4
-run = dataclasses.replace(tiny.run(folder), steps=steps)
-state = train(run, tiny.engine(mesh=data_mesh(tiny.BATCH)), tiny.state())
-print(index, jax.device_get(state.mixture.cursor.order).tolist(), flush=True)
-"""
-
-
-def processes(folder, count, steps):
-    """A run by so many processes with four devices together; what each says of the rows it read."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(folder), str(count), str(index), port, str(steps)],
-            env=environment,
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(count)
-    ]
-    said = []
-    for process in running:
-        out, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error[-3000:]
-        said.append(out.strip().splitlines()[-1].partition(" ")[2])
-    return said
-
-
-def losses(folder):
-    return [json.loads(line)["loss"] for line in (folder / "steps.jsonl").read_text().splitlines()]
-
-
-def test_one_two_and_four_processes_read_the_same_batches_and_take_over_from_each_other(tmp_path):
-    orders = {}
-    for count in (1, 2):
-        said = processes(tmp_path / str(count), count, tiny.STEPS)
-        assert len(set(said)) == 1
-        orders[count] = said[0]
-    # The first part by two processes, the rest by four.
-    processes(tmp_path / "both", 2, 12)
-    orders["both"] = processes(tmp_path / "both", 4, tiny.STEPS)[0]
-    assert len(set(orders.values())) == 1
-    for name in ("2", "both"):
-        np.testing.assert_allclose(losses(tmp_path / name), losses(tmp_path / "1"), rtol=1e-3)

@@ -2,8 +2,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 from tests import tiny
 from vtune_jax.errors import UserError
 from vtune_jax.train.checkpoint import Checkpoints, checksum
-from vtune_jax.train.loop import Interrupted, LoopConfig, train
+from vtune_jax.train.loop import Interrupted, LoopConfig
 
 FILES = ("steps.jsonl", "updates.jsonl")
 
@@ -128,7 +126,7 @@ def test_when_every_checkpoint_is_damaged_the_run_starts_again(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path):
     tiny.trained(tmp_path)
     with pytest.raises(UserError, match="was made with other steps"):
-        train(tiny.run(tmp_path, steps=40), tiny.engine(steps=40), tiny.state())
+        tiny.carry_out(tiny.run(tmp_path, steps=40), tiny.engine(steps=40))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_keeps_the_checkpoint(tmp_path):
@@ -141,7 +139,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_keeps_the_ch
 
     engine._train_step = poisoned
     with pytest.raises(UserError, match=r"the loss is nan .* at step 15; the last good checkpoint is kept"):
-        train(tiny.run(tmp_path), engine, tiny.state())
+        tiny.carry_out(tiny.run(tmp_path), engine)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.restore(tiny.state(), {}).step == 12
     checkpoints.close()
@@ -150,17 +148,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_keeps_the_ch
 @pytest.mark.parametrize("bad", [[np.nan, 0.5, 0.5], [1.2, -0.1, -0.1], [0.0, 0.0, 0.0]])
 def test_weights_that_are_no_shares_stop_the_run_before_they_are_saved(tmp_path, bad):
     engine = tiny.engine()
-    advance = engine.advance
+    step = engine._train_step
 
-    def broken(state, steps):
-        state, rows = advance(state, steps)
+    def broken(state, batch, constants):
+        state, metrics = step(state, batch, constants)
         if int(state.step) == 10:
             state = state._replace(mixture=state.mixture._replace(weights=np.float32(bad)))
-        return state, rows
+        return state, metrics
 
-    engine.advance = broken
+    engine._train_step = broken
     with pytest.raises(UserError, match="weights after step 10 are .* not shares of one"):
-        train(tiny.run(tmp_path), engine, tiny.state())
+        tiny.carry_out(tiny.run(tmp_path), engine)
     assert [json.loads(line)["step"] for line in (tmp_path / "updates.jsonl").read_text().splitlines()] == [5]
 
 
@@ -207,33 +205,6 @@ def test_the_checksum_sees_every_bit_and_every_place():
 def test_periods_below_one_are_refused(field):
     with pytest.raises(ValueError, match=f"{field} must be at least 1, got 0"):
         LoopConfig(**{field: 0})
-
-
-def test_four_devices_read_the_same_rows_and_reach_the_same_losses(tmp_path):
-    alone = tiny.trained(tmp_path / "one")
-    program = (
-        "import sys; from pathlib import Path; from tests import tiny; import jax\n"
-        "from vtune_jax.train.engine import data_mesh\n"
-        "from vtune_jax.train.loop import train\n"
-        "engine = tiny.engine(mesh=data_mesh(tiny.BATCH))\n"
-        "state = train(tiny.run(Path(sys.argv[1])), engine, tiny.state())\n"
-        "print(jax.device_count(), state.mixture.cursor.row.tolist())\n"
-    )
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    said = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "four")],
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert said.stdout.split("\n")[0] == f"4 {alone.mixture.cursor.row.tolist()}"
-    losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / name / "steps.jsonl").read_text().splitlines()]
-        for name in ("one", "four")
-    ]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
 def test_a_full_disk_is_told_whatever_the_storage_layer_calls_it(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ Planted domains: text that the base model knows already ("finished"), text whose
 ("learnable"), and text of random tokens, of which the base model knows all there is to know ("noise").
 """
 
-import dataclasses
 import functools
 import json
 
@@ -19,13 +18,11 @@ from vtune_jax.core.targets import make_targets
 from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import TokenRows
 from vtune_jax.train.heldout import make_evaluate, mean_loss
-from vtune_jax.train.host_engine import HostEngine, compile_step
-from vtune_jax.train.loop import train
+from vtune_jax.train.host_engine import HostEngine
 from vtune_jax.train.state import RunConstants, start
-from vtune_jax.train.step import make_train_step
 
 FINISHED, LEARNABLE, NOISE = range(3)
-INTERVAL, BATCH, LENGTH = 5, 8, tiny.LENGTH
+INTERVAL, BATCH, LENGTH = tiny.INTERVAL, 8, tiny.LENGTH
 
 
 @functools.cache
@@ -42,27 +39,25 @@ def heldout():
     return {"tokens": jnp.asarray(np.stack(rows))}
 
 
+EVALUATE = jax.jit(make_evaluate(tiny.model(), 8))
+
+
 def spec(rows):
     return PlanSpec(rows=rows, batch=BATCH, seed=1)
 
 
 def trained(folder, config, steps, *, params, prior, reference=None, acts_on="sampling"):
-    method = config.build()
-    initial = mean_loss(jax.jit(make_evaluate(tiny.model(), 8))(params, heldout()))
+    initial = mean_loss(EVALUATE(params, heldout()))
     # What can be reached: nothing more where the base model is at its end or the text is noise.
     target = np.array([initial[0], 0.3, initial[2]])
     sizes = np.array([len(store) * LENGTH for store in stores()])
     constants = {"sizes": sizes, "budget": np.array(steps * BATCH * LENGTH), "graph": np.eye(3)}
-    state = start(params, tiny.OPTIMIZER.build(), method, make_targets(initial, target, 0 * initial, prior, constants))
-    step = make_train_step(
-        tiny.model(), tiny.OPTIMIZER, method, make_evaluate(tiny.model(), 8), interval=INTERVAL, acts_on=acts_on
-    )
-    of_run = RunConstants(heldout=heldout(), horizon=jnp.asarray(2 * steps, jnp.int32), reference=reference)
-    engine = HostEngine(compile_step(step), spec(tuple(map(len, stores()))), stores(), of_run, interval=INTERVAL)
-    run = dataclasses.replace(
-        tiny.run(folder, steps=steps), rows=np.array([len(s) for s in stores()]), batch_tokens=BATCH * LENGTH
-    )
-    state = train(run, engine, state)
+    targets = make_targets(initial, target, 0 * initial, prior, constants)
+    step = tiny.jitted(config, acts_on=acts_on)
+    numbers = tiny.constants(2 * steps, config, seed=1).numbers
+    of_run = RunConstants(heldout=heldout(), numbers=numbers, reference=reference)
+    engine = HostEngine(step, spec(tuple(map(len, stores()))), stores(), of_run)
+    state = tiny.carry_out(tiny.run(folder, steps=steps), engine, lambda: start(params, config, targets))
     rows = [json.loads(line) for line in (folder / "updates.jsonl").read_text().splitlines()]
     return state, np.array([row["weights"] for row in rows]), np.array([row["heldout_loss"] for row in rows])
 
@@ -78,7 +73,7 @@ def base(tmp_path_factory):
     """A model that knows the finished domain, and the noise as far as it can be known."""
     folder = tmp_path_factory.mktemp("base")
     only = np.array([0.5, 0.0, 0.5])
-    state, _, losses = trained(folder, rules.Static(), 100, params=tiny.model().init(0), prior=only)
+    state, _, losses = trained(folder, rules.Static(), 100, params=tiny.params(), prior=only)
     assert losses[-1, FINISHED] < 0.2
     assert losses[-1, LEARNABLE] > 3
     assert abs(losses[-1, NOISE] - np.log(tiny.VOCABULARY)) < 0.15

@@ -11,8 +11,7 @@ from vtune_jax.core.types import TokenCount
 from vtune_jax.data.mixture.spec import start_cursor
 from vtune_jax.rules import Static
 from vtune_jax.train.heldout import make_evaluate, mean_loss
-from vtune_jax.train.optimizer import OptimizerConfig
-from vtune_jax.train.step import make_train_step
+from vtune_jax.train.optimizer import OptimizerConfig, learning_rate
 from vtune_jax.train.update import among
 
 
@@ -27,7 +26,7 @@ def batch(seed=0):
 
 
 def test_one_step_is_adamw_on_the_mean_loss():
-    step = jax.jit(tiny.steps_of()[0])
+    step = jax.jit(tiny.step_of())
     before = tiny.state()
     after, metrics = step(before, batch(), tiny.constants())
     tokens = jnp.asarray(batch()["tokens"], jnp.int32)
@@ -49,7 +48,7 @@ def test_one_step_is_adamw_on_the_mean_loss():
 
 
 def test_training_sums_are_kept_per_domain_until_the_update():
-    _, jitted = tiny.steps_of()
+    jitted = tiny.jitted()
     state = tiny.state()
     for count in range(1, tiny.INTERVAL + 1):
         state, metrics = jitted(state, batch(count), tiny.constants())
@@ -59,7 +58,7 @@ def test_training_sums_are_kept_per_domain_until_the_update():
 
 
 def test_weights_move_only_at_interval_boundaries_and_by_the_new_models_heldout_loss():
-    _, jitted = tiny.steps_of()
+    jitted = tiny.jitted()
     state, weights = tiny.state(), []
     for step in range(2 * tiny.INTERVAL):
         state, _ = jitted(state, batch(step), tiny.constants())
@@ -76,7 +75,7 @@ def test_weights_move_only_at_interval_boundaries_and_by_the_new_models_heldout_
 
 
 def test_the_step_is_compiled_once_for_runs_of_different_length_and_targets():
-    plain, traces = tiny.steps_of()[0], []
+    plain, traces = tiny.step_of(), []
 
     @jax.jit
     def counted(state, batch, constants):
@@ -92,16 +91,16 @@ def test_the_step_is_compiled_once_for_runs_of_different_length_and_targets():
 
 def test_the_static_method_keeps_the_prior_and_still_records_losses():
     method = Static()
-    _, jitted = tiny.steps_of(method)
+    jitted = tiny.jitted(method)
     state = tiny.state(method)
     for step in range(tiny.INTERVAL):
-        state, _ = jitted(state, batch(step), tiny.constants())
+        state, _ = jitted(state, batch(step), tiny.constants(method=method))
     np.testing.assert_array_equal(state.mixture.weights, tiny.targets().prior)
     assert int(state.mixture.history.entries) == 1
 
 
 def test_heldout_sums_are_those_of_each_row_by_itself():
-    params = tiny.model().init(1)
+    params = tiny.params(1)
     rows = tiny.heldout()
     sums = jax.jit(make_evaluate(tiny.model(), 5))(params, rows)
     assert sums.tokens.tolist() == [6 * tiny.LENGTH] * tiny.DOMAINS
@@ -115,7 +114,7 @@ def test_heldout_sums_are_those_of_each_row_by_itself():
 
 
 def test_the_state_takes_the_place_in_the_data_from_the_batch():
-    state, _ = tiny.steps_of()[1](tiny.state(), batch(7), tiny.constants())
+    state, _ = tiny.jitted()(tiny.state(), batch(7), tiny.constants())
     assert state.mixture.cursor.row.tolist() == [7, 7, 7]
 
 
@@ -127,11 +126,11 @@ def test_token_counts_are_exact_past_32_bits():
 
 
 def test_an_exhausted_domains_weight_goes_to_the_others_and_the_rule_starts_from_that():
-    _, jitted = tiny.steps_of(Static())
+    jitted = tiny.jitted(Static())
     state = tiny.state(Static())
     for step in range(tiny.INTERVAL):
         exhausted = {**batch(step), "available": np.array([True, False, True])}
-        state, _ = jitted(state, exhausted, tiny.constants())
+        state, _ = jitted(state, exhausted, tiny.constants(method=Static()))
     prior = np.asarray(tiny.targets().prior)
     np.testing.assert_allclose(state.mixture.weights, [prior[0] / 0.7, 0, prior[2] / 0.7], rtol=1e-6)
     assert state.mixture.quota[1] == 0
@@ -146,12 +145,9 @@ def test_weights_are_left_alone_when_no_domain_with_weight_is_available():
 
 
 def test_with_a_lag_new_weights_come_into_force_that_many_steps_later():
-    plain = make_train_step(
-        tiny.model(), tiny.OPTIMIZER, tiny.METHOD.build(), make_evaluate(tiny.model(), 9), interval=tiny.INTERVAL, lag=2
-    )
-    jitted, state, quotas, pending = jax.jit(plain), tiny.state(), [], []
+    jitted, state, quotas, pending = tiny.jitted(), tiny.state(), [], []
     for step in range(2 * tiny.INTERVAL + 2):
-        state, _ = jitted(state, batch(step), tiny.constants())
+        state, _ = jitted(state, batch(step), tiny.constants(lag=2))
         quotas.append(state.mixture.quota.tolist())
         pending.append(state.mixture.pending.tolist())
     first, second = pending[tiny.INTERVAL - 1], pending[2 * tiny.INTERVAL - 1]
@@ -161,11 +157,11 @@ def test_with_a_lag_new_weights_come_into_force_that_many_steps_later():
     assert [quotas.index(first), quotas.index(second)] == [6, 11]
 
 
-@pytest.mark.parametrize("lag", [-1, tiny.INTERVAL])
-def test_a_lag_outside_the_interval_is_refused(lag):
-    evaluate = make_evaluate(tiny.model(), 1)
-    with pytest.raises(ValueError, match="lag must lie in"):
-        make_train_step(tiny.model(), tiny.OPTIMIZER, tiny.METHOD.build(), evaluate, interval=tiny.INTERVAL, lag=lag)
+@pytest.mark.parametrize("value", [-1, tiny.INTERVAL])
+@pytest.mark.parametrize("name", ["lag", "phase"])
+def test_a_lag_or_phase_outside_the_interval_is_refused(name, value):
+    with pytest.raises(ValueError, match=rf"{name} must lie in \[0, interval = 5\), got {value}"):
+        tiny.constants(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -175,7 +171,7 @@ def test_a_lag_outside_the_interval_is_refused(lag):
 )
 def test_the_schedule_warms_up_and_decays_over_the_runs_own_length(step, rate):
     config = OptimizerConfig(peak_learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.1)
-    np.testing.assert_allclose(config.learning_rate(jnp.asarray(step), jnp.asarray(40)), rate, rtol=1e-5)
+    np.testing.assert_allclose(learning_rate(config.numbers(), jnp.asarray(step), jnp.asarray(40)), rate, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -189,4 +185,4 @@ def test_impossible_optimisers_are_refused(field, value):
 
 def test_an_interval_below_one_is_refused():
     with pytest.raises(ValueError, match="interval must be at least 1, got 0"):
-        make_train_step(tiny.model(), tiny.OPTIMIZER, tiny.METHOD.build(), make_evaluate(tiny.model(), 1), interval=0)
+        tiny.constants(interval=0)

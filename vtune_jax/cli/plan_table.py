@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from vtune_jax.stages.projection import Plan
+from vtune_jax.stages.projection import Projection
 
 
 def measured_flops_per_second(seconds: float = 0.3) -> float:
@@ -25,7 +25,7 @@ UTILISATION = 0.4
 """Share of the matrix product's speed that a small model's step reached where it was measured; see BUILD.md."""
 
 
-def render_plan(plan: Plan, console: Console, *, duration: bool = True) -> None:
+def render_plan(plan: Projection, console: Console, *, duration: bool = True) -> None:
     """Prints the plan: a row per domain, then the totals."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table

@@ -1,7 +1,26 @@
 """What a method may ask for, and where it comes from."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
+
+class Job(NamedTuple):
+    """The numbers of an experiment that decide how long the runs before an arm are."""
+
+    steps: int  # optimiser steps of an arm
+    domains: int
+    mixtures: int  # random mixtures that are tried
+    length: float  # of a short run, as a share of an arm's steps
+    reference_length: float  # of the reference model's run, as a share of an arm's steps
+
+    def share(self, length: float) -> int:
+        """Optimiser steps of a run of this share of an arm's length, at least one."""
+        return max(1, round(length * self.steps))
+
+
+def no_runs(job: Job) -> tuple[int, ...]:
+    """Of needs that take no training."""
+    return ()
 
 
 class Need(NamedTuple):
@@ -11,7 +30,9 @@ class Need(NamedTuple):
     meaning: str
     evidence: str = ""  # the field of `Observation` that must then be filled at every update
     constants: tuple[str, ...] = ()  # what `Targets.constants` must then hold
-    runs: str = ""  # what must have been trained before: "targets", "reference", "graph" or "proxies"
+    stage: str = ""  # what the stage that meets the need before an arm trains is called
+    runs: Callable[[Job], tuple[int, ...]] = no_runs  # optimiser steps of each run of that stage
+    least_mixtures: Callable[[int], int] = lambda domains: 0  # random mixtures that it takes, by number of domains
 
 
 NEEDS = {
@@ -24,13 +45,14 @@ NEEDS = {
             evidence="train",
         ),
         Need("weights", "the mixture that these batches were drawn from", evidence="weights"),
-        Need("targets", "initial and target losses per domain, by the targets stage", runs="targets"),
+        Need("targets", "initial and target losses per domain, by the targets stage", stage="targets"),
         Need("sizes", "training tokens of each domain and the budget of the run", constants=("sizes", "budget")),
         Need(
             "reference",
             "losses on the same tokens of a model trained at the prior for `proxies.reference_length`",
             evidence="excess",
-            runs="reference",
+            stage="reference model",
+            runs=lambda job: (job.share(job.reference_length),),
         ),
         Need(
             "alignment",
@@ -48,12 +70,16 @@ NEEDS = {
             "graph",
             "how much training on each domain helps each other one, by one run of `proxies.length` on each alone",
             constants=("graph",),
-            runs="graph",
+            stage="skill graph",
+            runs=lambda job: (job.share(job.length),) * job.domains,
         ),
         Need(
             "proxies",
             "held-out losses of `proxies.mixtures` runs of `proxies.length` at random mixtures",
-            runs="proxies",
+            stage="random mixtures",
+            runs=lambda job: (job.share(job.length),) * job.mixtures,
+            # A law has one parameter per domain and one more; a quarter of the runs are left out when it is judged.
+            least_mixtures=lambda domains: 2 * (domains + 1),
         ),
     )
 }

@@ -102,6 +102,9 @@ def constant(targets: Targets, name: str, what: str) -> Array:
 Scalar = float | Float[Array, ""]
 """A hyper-parameter: a Python number, or traced when it is mapped over."""
 
+Seed = int | np.integer | UInt32[AnyArray, ""]
+"""Of a plan: a number in [0, 2**32), or a traced one when it is mapped over."""
+
 UpdateRule = Callable[[Weights, LossHistory, Targets], Weights]
 """`(weights, loss_history, targets) -> new_weights`: pure, jittable, vmappable, traced once per shape."""
 

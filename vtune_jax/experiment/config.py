@@ -1,51 +1,23 @@
 """The experiment as one frozen value: each part's config lives beside what it configures and is only nested here."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vtune_jax import settings
+from vtune_jax.core.needs import NEEDS, Job
 from vtune_jax.core.targets import make_targets
 from vtune_jax.data.corpora.config import CorpusConfig
 from vtune_jax.data.mixture.config import DataConfig, MixtureConfig
+from vtune_jax.experiment.arms import Arm
 from vtune_jax.fits.config import TargetsConfig
-from vtune_jax.models import DecoderConfig
-from vtune_jax.rules import (
-    Ado,
-    Aioli,
-    DoGE,
-    DoReMi,
-    DynamicBatchLoading,
-    Grape,
-    GroupDro,
-    MixingLaws,
-    Odm,
-    Olmix,
-    RegMix,
-    SkillIt,
-    Static,
-    Velocitune,
-)
+from vtune_jax.models import DecoderConfig, ModelConfig, model_configs
+from vtune_jax.rules import Static, Velocitune
 from vtune_jax.train.loop import LoopConfig
 from vtune_jax.train.optimizer import OptimizerConfig
-
-MethodConfig = (
-    Velocitune
-    | Static
-    | DynamicBatchLoading
-    | GroupDro
-    | Odm
-    | Ado
-    | SkillIt
-    | DoReMi
-    | DoGE
-    | Aioli
-    | Grape
-    | RegMix
-    | MixingLaws
-    | Olmix
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,18 +65,18 @@ class ProxiesConfig:
 class ExperimentConfig:
     """Corpora to report: everything that determines a run."""
 
-    name: str
+    name: str = dataclasses.field(metadata={"bookkeeping": True})
     seed: int = 0
     corpus: CorpusConfig
     data: DataConfig = DataConfig()
-    model: DecoderConfig = DecoderConfig()
+    model: ModelConfig = settings.choice(model_configs, DecoderConfig())
     mixture: MixtureConfig = MixtureConfig()
     pretrain: PretrainConfig = PretrainConfig()
     targets: TargetsConfig = TargetsConfig()
     proxies: ProxiesConfig = ProxiesConfig()
     train: TrainConfig = TrainConfig()
     loop: LoopConfig = LoopConfig()
-    arms: tuple[MethodConfig, ...] = (Velocitune(), Static())
+    arms: tuple[Arm, ...] = (Arm(method=Velocitune()), Arm(method=Static()))
 
     def __post_init__(self) -> None:
         domains = len(self.corpus.domains)
@@ -128,40 +100,60 @@ class ExperimentConfig:
             except ValueError as error:
                 raise ValueError(f"arms.{label}: {error}") from error
 
-    def _assert_possible(self, arm: MethodConfig) -> None:
-        """Refuses an arm whose needs this experiment does not provide, with what would."""
+    def _assert_possible(self, arm: Arm) -> None:
+        """Refuses an arm whose needs this experiment does not meet, and says what would."""
         names = tuple(domain.name for domain in self.corpus.domains)
         nothing = np.zeros(len(names))
-        method = arm.build()
+        method = arm.method.build()
         roomy = {"sizes": nothing + 1.0, "budget": np.array(1e-9)}
         method.init(make_targets(nothing, nothing, nothing, nothing, roomy))
-        arm.assert_fits(names)
-        # A law has one parameter per domain and one more; a quarter of the runs are left out when it is judged.
-        least = 2 * (len(names) + 1)
-        if "proxies" in method.needs and self.proxies.mixtures < least:
+        arm.method.assert_fits(names)
+        least = max((NEEDS[need].least_mixtures(len(names)) for need in method.needs), default=0)
+        if self.proxies.mixtures < least:
             raise ValueError(
                 f"it needs runs at random mixtures; set proxies.mixtures to at least {least} "
                 f"for {len(names)} domains, got {self.proxies.mixtures}"
             )
-        for steps, where in ((self.train.steps, "train.steps"), (arm.proxy_share * self.train.steps, "its proxy")):
-            rounds = int(steps) // self.mixture.interval
-            if steps and rounds < (wanted := arm.intervals(len(names))) and wanted > 1:
+        wanted, interval = arm.method.intervals(len(names)), self.mixture.interval
+        proxy = int(arm.proxy_share * self.train.steps)
+        for steps, run in (
+            (self.train.steps, f"train.steps = {self.train.steps}"),
+            (proxy, f"its proxy of {proxy} steps"),
+        ):
+            if steps and 1 < wanted > steps // interval:
                 raise ValueError(
-                    f"its first round takes {wanted} intervals of {self.mixture.interval} steps, {where} has {rounds}; "
-                    "lower mixture.interval or train longer"
+                    f"its first round takes {wanted} intervals of {interval} steps; {run} gives {steps // interval} "
+                    "intervals; lower mixture.interval or train longer"
                 )
 
     @property
+    def job(self) -> Job:
+        """The numbers that decide how long the runs before an arm are."""
+        proxies = self.proxies
+        return Job(
+            steps=self.train.steps,
+            domains=len(self.corpus.domains),
+            mixtures=proxies.mixtures,
+            length=proxies.length,
+            reference_length=proxies.reference_length,
+        )
+
+    @property
+    def needs_targets(self) -> bool:
+        """Whether any arm needs target losses."""
+        return any("targets" in arm.method.build().needs for arm in self.arms)
+
+    @property
     def trains_proxies(self) -> bool:
-        """Whether targets come from proxies of this experiment."""
-        return not (self.targets.losses or self.targets.table)
+        """Whether some arm needs targets, and they come from proxies of this experiment."""
+        return self.needs_targets and not (self.targets.losses or self.targets.table)
 
     @property
     def arm_labels(self) -> tuple[str, ...]:
         """What each arm is called in files and tables."""
-        return tuple(arm.label or arm.name for arm in self.arms)
+        return tuple(arm.name for arm in self.arms)
 
 
-def load(path: Path, overrides: tuple[str, ...] = ()) -> ExperimentConfig:
-    """Reads an experiment from TOML; `name` defaults to the file's."""
-    return settings.load(ExperimentConfig, path, overrides, defaults={"name": path.stem})
+def load(path: Path, overrides: tuple[str, ...] = (), *, values: Mapping[str, Any] | None = None) -> ExperimentConfig:
+    """Reads an experiment from TOML; `name` defaults to the file's. See `settings.load`."""
+    return settings.load(ExperimentConfig, path, overrides, values=values, defaults={"name": path.stem})

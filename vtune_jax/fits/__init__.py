@@ -12,26 +12,30 @@
 (2.1893, 'trustworthy')
 """
 
-from vtune_jax.fits.diagnostics import Diagnostics, Verdict
-from vtune_jax.fits.estimate import TargetEstimate, estimate_targets
-from vtune_jax.fits.fitted import Target
+from vtune_jax.fits.curves import TargetEstimate
+from vtune_jax.fits.diagnostics import Diagnostics
+from vtune_jax.fits.estimate import SizeTarget, estimate_over_sizes, estimate_targets
 from vtune_jax.fits.laws.annealing import AnnealingFit, areas, fit_annealing
 from vtune_jax.fits.laws.chinchilla import ChinchillaFit, bootstrap_chinchilla, fit_chinchilla
 from vtune_jax.fits.laws.power_law import PowerLawFit, fit_loss_curves, predict
-from vtune_jax.fits.laws.registry import LAWS, law_named
+from vtune_jax.fits.laws.registry import known_laws, law_named
 from vtune_jax.fits.policy import Policy, apply_policy
-from vtune_jax.fits.sizes import SizeEstimate, SizeTarget, estimate_over_sizes
+from vtune_jax.fits.predicted import LossCurve, MeasuredPoints, PredictedTargets
+from vtune_jax.fits.resampling import ResampledEstimate
+from vtune_jax.fits.verdicts import Judgement, Verdict
 
 __all__ = [
-    "LAWS",
     "AnnealingFit",
     "ChinchillaFit",
     "Diagnostics",
+    "Judgement",
+    "LossCurve",
+    "MeasuredPoints",
     "Policy",
     "PowerLawFit",
-    "SizeEstimate",
+    "PredictedTargets",
+    "ResampledEstimate",
     "SizeTarget",
-    "Target",
     "TargetEstimate",
     "Verdict",
     "apply_policy",
@@ -42,6 +46,7 @@ __all__ = [
     "fit_annealing",
     "fit_chinchilla",
     "fit_loss_curves",
+    "known_laws",
     "law_named",
     "predict",
 ]

@@ -1,16 +1,13 @@
-"""Case resampling, for comparison with published work: replicates draw their points with replacement and are fitted."""
-
-from typing import Any
+"""Case resampling of curves, for comparison with published work: replicates draw points with replacement."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from vtune_jax.fits.fitted import FittedCurves, Target, host_psi
-from vtune_jax.fits.laws.annealing import LRA
-from vtune_jax.fits.laws.law import Points
-from vtune_jax.fits.laws.power_law import LD
+from vtune_jax.fits.fitted import FittedCurves, losses_at
+from vtune_jax.fits.laws.form import Points
+from vtune_jax.fits.laws.law import Budget
 from vtune_jax.fits.points import on_device, padded_lanes
 from vtune_jax.fits.solver import solve_from
 
@@ -19,10 +16,10 @@ def draw_cases(points: int, replicates: int, *, seed: int, different: int = 3) -
     """Indices of the points that each replicate draws.
 
     Args:
-        points: how many there are.
-        replicates: how many are wanted.
+        points: number of points to draw from, and of points drawn.
+        replicates: number of replicates.
         seed: of the draws.
-        different: points that a replicate must hold at least, as no law can be fitted to fewer; drawn again until so.
+        different: least number of different points in a replicate; a replicate with fewer is drawn again.
 
     Raises:
         ValueError: there are fewer points than must differ.
@@ -37,43 +34,38 @@ def draw_cases(points: int, replicates: int, *, seed: int, different: int = 3) -
 
 
 def bootstrap_predictions(
-    curves: FittedCurves, target: Target, *, replicates: int, seed: int = 0
+    curves: FittedCurves, budget: Budget, *, replicates: int, seed: int = 0
 ) -> Float[np.ndarray, "replicates domains"]:
-    """The loss at a target that each replicate's fit predicts, begun at the fit of all points.
+    """The loss at a budget that each replicate's fit predicts, begun at the fit of all points.
 
     Args:
         curves: fitted, of at least three points each.
-        target: where to read the law off.
+        budget: where to read the law off.
         replicates: per domain.
-        seed: of the draws; domains with as many points draw alike.
+        seed: of the draws; domains with equally many points draw alike.
     """
-    domains = len(curves.middle)
-    times = {int(n): _times_drawn(int(n), replicates, seed) for n in np.unique(curves.seen.sum(axis=0))}
+    domains, law = curves.domains, curves.law
+    times = {int(n): _times_drawn(int(n), replicates, seed) for n in np.unique(curves.present.sum(axis=0))}
     weight = np.zeros((curves.points.weight.shape[0], domains, replicates))
     for domain in range(domains):
-        places = np.flatnonzero(curves.seen[:, domain])
+        places = np.flatnonzero(curves.present[:, domain])
         weight[places, domain] = times[len(places)]
-    lanes = domains * replicates
-    repeated = [
-        np.repeat(column[..., :domains], replicates, axis=-1)
-        for column in (curves.points.inputs, curves.points.log_loss)
-    ]
-    law = LRA if curves.annealed else LD
-    begin = np.repeat(curves.parameters[: law.size], replicates, axis=-1)
-    delta = np.repeat(curves.fit.delta, replicates)
-    count = weight.shape[0]
-    columns: list[Any] = [
-        padded_lanes(column, count) for column in (*repeated, weight.reshape(count, lanes), begin, delta)
-    ]
-    inputs, log_loss, weights, begin, delta = columns
+    lanes, count = domains * replicates, weight.shape[0]
+
+    def repeated(column: np.ndarray) -> np.ndarray:
+        return padded_lanes(np.repeat(column[..., :domains], replicates, axis=-1), count)
+
+    inputs, log_loss, begin, delta = (
+        repeated(np.asarray(column))
+        for column in (curves.points.inputs, curves.points.log_loss, curves.parameters[: law.size], curves.fit.delta)
+    )
+    weights = padded_lanes(weight.reshape(count, lanes), count)
     with jax.enable_x64(True):
-        found = solve_from(law, on_device(Points(inputs, log_loss, weights)), jnp.asarray(delta), jnp.asarray(begin))
-        parameters = np.asarray(found.parameters)[:, :lanes].reshape(law.size, domains, replicates)
-    c, s, b, *rest = parameters
-    k = rest[0] if rest else 0.0
-    t = (np.log(target.tokens) - curves.middle)[:, None]
-    inner = 1 - s * host_psi(t, b) - k * (target.annealed / curves.scale)[:, None]
-    return (np.exp(c) * np.maximum(inner, 1e-12)).T
+        points = on_device(Points(inputs, log_loss, weights))  # type: ignore[arg-type]  # numpy until then
+        solution = solve_from(law.form, points, jnp.asarray(delta), jnp.asarray(begin))
+        parameters = np.asarray(solution.parameters)[:, :lanes].reshape(law.size, domains, replicates)
+    at_budget = [column.reshape(domains, 1) for column in law.inputs_at([budget], curves.units)]
+    return losses_at(at_budget, parameters).T
 
 
 def _times_drawn(points: int, replicates: int, seed: int) -> Int[np.ndarray, "points replicates"]:

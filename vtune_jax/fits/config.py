@@ -4,35 +4,47 @@ import dataclasses
 import math
 from typing import Literal
 
-from vtune_jax.fits.laws.annealing import MODEL_ERROR_PER_DECADE
+from vtune_jax.fits.laws.annealing import SHORT_RUN_MODEL_ERROR
 from vtune_jax.fits.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetsConfig:
-    """How target losses are predicted: proxy runs within a budget, and a law fitted to them (`stages/proxies.py`)."""
+    """How target losses are predicted: proxy runs within a budget, and a law fitted to their losses."""
 
-    budget: float = 0.2  # compute of all proxies with their evaluations, as a share of the real run's training
-    proxies: Literal["one", "several"] = "one"  # one run under the law with annealing, or several annealed ones
-    evaluations: int = 24  # along a proxy under "one"; fewer where they would take over a quarter of the budget
-    half_width: float = (
-        0.0  # half the interval over the gap from initial to target that is good enough; 0: spend it all
-    )
-    subsample: float = (
-        1.0  # share of each domain's rows that proxies draw from, the first ones; 1: a random part of all
-    )
-    decay: float = 0.0  # lambda of the annealing law; 0: 0.999, and less for runs of under 12,500 steps
-    level: float = 0.9  # of the interval
-    model_error_per_decade: float = MODEL_ERROR_PER_DECADE  # of the law, in log loss per decade extrapolated
-    share_beta: bool = False  # a prior of beta that the domains have in common: partial pooling
-    min_gap: float = 1e-2  # nats; a target must lie this far below the initial loss
-    when_unusable: Policy = (
-        "last_seen"  # what becomes of a domain without a usable target; or "error", "pooled", "given"
-    )
-    strict: bool = False  # also for targets that are under-determined, too wide or too far
-    fallback: tuple[float, ...] = ()  # the user's own targets for when_unusable = "given", one per domain
-    table: str = ""  # CSV file of losses measured elsewhere (tokens, loss, domain); then no proxy runs
-    losses: tuple[float, ...] = ()  # the user's own targets for every domain; then no proxy runs either
+    # Compute of all proxies and their evaluations, as a share of the real run's training compute; at most 2.
+    budget: float = 0.2
+    # "one": one annealed run, evaluated along the way, and the law with annealing; "several": annealed runs of halving
+    # lengths, evaluated at their ends, and the law L(D).
+    proxies: Literal["one", "several"] = "one"
+    # Evaluations along the proxy under "one", at least 8; fewer are made if they would cost a quarter of the budget.
+    evaluations: int = 24
+    # Stop before the budget is spent once half the interval of every target is below this share of the gap between
+    # initial loss and target; 0: spend the whole budget in one round.
+    half_width: float = 0.0
+    # Share of each domain's rows, counted from the first, that proxies draw from; 1: a random part of all rows.
+    subsample: float = 1.0
+    # lambda of the law with annealing, per step; 0: 0.999, and less for runs of under 12,500 steps.
+    decay: float = 0.0
+    # Probability that an interval is meant to hold the loss really reached, between 0 and 1.
+    level: float = 0.9
+    # Error of the law itself, in log loss per decade extrapolated; widens the intervals.
+    model_error_per_decade: float = SHORT_RUN_MODEL_ERROR
+    # Take the prior of the law's exponent from all domains together (partial pooling), not from past runs.
+    share_beta: bool = False
+    # Nats; a target less than this below the initial loss is unusable.
+    min_gap: float = 1e-2
+    # What becomes of a domain without a usable target: "last_seen" takes the loss of its longest proxy, "pooled" the
+    # law of the other domains, "given" the `fallback`, and "error" stops.
+    when_unusable: Policy = "last_seen"
+    # Also count targets as unusable that are under-determined, too wide or too far.
+    strict: bool = False
+    # The user's own target losses for when_unusable = "given", nats per token, one per domain.
+    fallback: tuple[float, ...] = ()
+    # CSV file of losses measured elsewhere (tokens, loss, domain); no proxy is run then. Empty: proxies are run.
+    table: str = ""
+    # The user's own target losses, nats per token, one per domain; no proxy is run then. Empty: they are predicted.
+    losses: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.budget <= 2:

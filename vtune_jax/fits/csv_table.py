@@ -1,47 +1,66 @@
 """Measured losses from a CSV file: one row per point, with a header."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from vtune_jax.errors import UserError
+from vtune_jax.fits.laws.law import Law
 
 ONLY = "all"
 """Name of the one domain of a table without a column `domain`."""
 
 
-class Curves(NamedTuple):
+class LossTable(NamedTuple):
     """Columns as [points, domains]; a domain with fewer points has NaN losses at the end of its column."""
 
-    names: tuple[str, ...]
-    tokens: Float[np.ndarray, "points domains"]  # or what stands in the first of the columns asked for
+    names: tuple[str, ...]  # of the domains
+    columns: dict[str, Float[np.ndarray, "points domains"]]  # valid numbers even where there is no point
     losses: Float[np.ndarray, "points domains"]
-    others: dict[str, Float[np.ndarray, "points domains"]]
-    runs: Int[np.ndarray, "points domains"] | None  # which run each point comes from, if the table says so
+    runs: Int[np.ndarray, "points domains"] | None  # which run each point comes from; None: the table does not say
     notes: tuple[str, ...]  # lines that were left out, by number
 
+    def assert_fittable(self, law: Law[Any], *, repeats: bool = False) -> None:
+        """Refuses a table with too few points in a domain.
 
-def read_curves(
+        Args:
+            law: whose columns the table has.
+            repeats: repeated rows count as often as they occur.
+
+        Raises:
+            ValueError: names the first such domain.
+        """
+        for domain, name in enumerate(self.names):
+            only = slice(domain, domain + 1)
+            try:
+                law.checked([self.columns[c][:, only] for c in law.column_names], self.losses[:, only], repeats=repeats)
+            except ValueError as error:
+                raise ValueError(str(error).replace("every domain", f"domain '{name}'")) from error
+
+
+def read_table(
     path: Path,
     *,
     columns: Sequence[str] = ("tokens",),
     optional: Sequence[str] = (),
+    zero_allowed: Collection[str] = (),
     names: Sequence[str] | None = None,
     drop_worst: int = 0,
-) -> Curves:
+) -> LossTable:
     """Reads a table; order and repetition of its lines do not matter to a fit.
 
     Args:
         path: CSV; column names in any case. A column `run` labels the runs that points come from, with any text; other
             columns are ignored.
         columns: what each point must say beside `loss`; `domain` is optional unless `names` has more than one.
-        optional: further columns, taken if they are there.
+        optional: further columns, read if the table has them.
+        zero_allowed: columns that may hold 0.
         names: domains that the table must hold, in this order; None: those that it holds, in order of appearance.
-        drop_worst: leaves out the n largest losses of each domain and whatever is not below them.
+        drop_worst: leaves out the n largest losses of each domain, and every loss equal to the smallest of them.
 
     Raises:
         UserError: no such file, a column is missing or there twice, a value that is no number or not positive, no row,
@@ -63,14 +82,14 @@ def read_curves(
         )
     points: dict[str, list[list[float]]] = {}
     labels: dict[str, int] = {}
-    empty: list[int] = []
+    incomplete: list[int] = []
     for line, row in rows:
         values = [_number(path, line, name, row[name]) for name in (*columns, "loss")]
         if np.isnan(values).any():
-            empty.append(line)
+            incomplete.append(line)
             continue
         for name, value in zip((*columns, "loss"), values, strict=True):
-            if not (np.isfinite(value) and (value > 0 or (name == "annealed_area" and value == 0))):
+            if not (np.isfinite(value) and (value > 0 or (name in zero_allowed and value == 0))):
                 raise UserError(
                     f"{path}, line {line}: {name} must be positive and finite, got {value:g}", "mend or remove the line"
                 )
@@ -78,7 +97,7 @@ def read_curves(
         points.setdefault(row.get("domain", ONLY) or ONLY, []).append([run, *values])
     if not points:
         raise UserError(f"{path} holds no points", f"give rows of {', '.join((*columns, 'loss'))}")
-    notes = [f"{path.name}: left out, without a number in every column: {_listed(empty)}"] if empty else []
+    notes = [f"{path.name}: left out, without a number in every column: {_listed(incomplete)}"] if incomplete else []
     if names is not None and (absent := [name for name in names if name not in points]):
         if len(names) == 1 and list(points) == [ONLY]:
             points = {names[0]: points[ONLY]}
@@ -88,17 +107,21 @@ def read_curves(
                 "use the names of corpus.domains",
             )
     chosen = tuple(names) if names is not None else tuple(points)
-    of_domain = {name: _without_worst(np.array(points[name]), drop_worst, name) for name in chosen}
-    longest = max(len(table) for table in of_domain.values())
+    tables = [_without_worst(np.array(points[name]), drop_worst, name) for name in chosen]
+    longest = max(len(table) for table in tables)
     filled = np.full((len(columns) + 2, longest, len(chosen)), np.nan)
-    for place, name in enumerate(chosen):
-        table = of_domain[name]
+    for place, table in enumerate(tables):
         filled[:, : len(table), place] = table.T
-        # Where there is no point the other columns still hold something valid.
+        # Rows without a point repeat the other columns of the first point, so that they hold valid numbers.
         filled[:-1, len(table) :, place] = table[:1, :-1].T
-    runs, first, *rest = filled[:-1]
-    others = dict(zip(columns[1:], rest, strict=True))
-    return Curves(chosen, first, filled[-1], others, runs.astype(int) if "run" in header else None, tuple(notes))
+    runs, *inputs = filled[:-1]
+    return LossTable(
+        names=chosen,
+        columns=dict(zip(columns, inputs, strict=True)),
+        losses=filled[-1],
+        runs=runs.astype(int) if "run" in header else None,
+        notes=tuple(notes),
+    )
 
 
 def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -143,8 +166,10 @@ def _without_worst(table: np.ndarray, count: int, name: str) -> np.ndarray:
     if count == 0:
         return table
     if count >= len(table):
-        raise UserError(f"domain '{name}' has {len(table)} points, of which {count} are to go", "leave out fewer")
-    return table[table[:, -1] < np.sort(table[:, -1])[-count]]
+        raise UserError(
+            f"domain '{name}' has {len(table)} points, of which {count} are to be left out", "leave out fewer"
+        )
+    return np.asarray(table[table[:, -1] < np.sort(table[:, -1])[-count]])
 
 
 def _listed(lines: list[int]) -> str:

@@ -1,90 +1,61 @@
 """What can be wrong with a fitted curve and its target, each with its number, a verdict and what to do about it."""
 
-import enum
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtr
 
-from vtune_jax.fits.fitted import FittedCurves, host_psi
+from vtune_jax.fits.fitted import FittedCurves
 from vtune_jax.fits.head import Trimmed
-from vtune_jax.fits.laws.power_law import Face
+from vtune_jax.fits.laws.curve import Face, psi_on_host
+from vtune_jax.fits.laws.law import Diagnosis
 from vtune_jax.fits.solver import Status
+from vtune_jax.fits.verdicts import FAR_DECADES, TRUSTED, WIDEST_SHARE, Judgement, Verdict, number
 
-FAR_DECADES, WEAK_DROP_SIGMAS, WIDEST_SHARE = 1.0, 3.0, 0.25
+WEAK_DROP_SIGMAS = 3.0
 SHORT_RANGE_DECADES = {3: 0.7, 4: 0.5}
 WORST_CONDITION = {3: 1e4, 4: 1e5}
-"""By the law's parameters. Under LRA a proxy that is looked at from an eighth of its length on spans 0.7 decades of S1
-and has under 2e4; from a quarter on, 0.4 and over 5e4 (`test_the_annealing_law_predicts_another_schedule`)."""
-OUTLIER_SIGMAS, OUTLIER_CHANCE = 3.5, 0.01  # counted; of a farthest residual among normal ones, worth a verdict
-FEW_POINTS = 3  # and fewer beyond the law's parameters
-
-
-NUMBERS = {3: "three", 4: "four", 5: "five"}
-
-
-class Verdict(enum.StrEnum):
-    """What is to be thought of a domain's target; a domain may have several, worst first."""
-
-    RISING = "rising loss"
-    NOT_BELOW_INITIAL = "target not below initial"
-    NOT_BELOW_CURRENT = "target not below current"
-    WARM_UP_HEAD = "warm-up head"
-    UNDER_DETERMINED = "under-determined"
-    TOO_WIDE = "too wide for a velocity"
-    TOO_FAR = "extrapolates too far"
-    BACKWARDS = "extrapolates backwards"
-    CURVATURE = "curvature unresolved"
-    NOT_CONVERGED = "not converged"
-    OUTLIERS = "outliers"
-    AUTOCORRELATED = "autocorrelated"
-    FEW_POINTS = "few points"
-    TRUSTWORTHY = "trustworthy"
-
-
-UNUSABLE = frozenset({Verdict.RISING, Verdict.NOT_BELOW_INITIAL, Verdict.NOT_BELOW_CURRENT, Verdict.WARM_UP_HEAD})
-"""Verdicts under which a target must not enter a velocity."""
-DOUBTFUL = frozenset({Verdict.UNDER_DETERMINED, Verdict.TOO_WIDE, Verdict.TOO_FAR})
-"""Those under which a cautious user would not let it either."""
-OF_TARGET = frozenset(
-    {Verdict.NOT_BELOW_INITIAL, Verdict.NOT_BELOW_CURRENT, Verdict.TOO_WIDE, Verdict.TOO_FAR, Verdict.BACKWARDS}
-)
-"""Those that say nothing where no target is asked for, as the numbers `NUMBERS_OF_TARGET` do."""
+"""By the number of the law's parameters. Under LRA, points from the last seven eighths of a proxy span 0.7 decades of
+S1 and have a condition number under 2e4; points from its last three quarters span 0.4 and have over 5e4
+(`test_the_annealing_law_predicts_another_schedule`)."""
+OUTLIER_SIGMAS = 3.5
+"""Residuals beyond it are counted as outliers."""
+OUTLIER_CHANCE = 0.01
+"""A farthest residual less likely than this among normal ones earns a verdict."""
+FEW_POINTS = 3
+"""Fewer points than this beyond the number of parameters earn a verdict."""
 NUMBERS_OF_TARGET = ("extrapolation_decades", "gap", "gap_to_current", "half_width_share")
+"""Fields of `Diagnostics` that say nothing if no budget was asked for."""
 
 
 class Diagnostics(NamedTuple):
-    """One number per domain for each thing that can be wrong; NaN where it cannot be told."""
+    """One number per domain for each thing that can be wrong; NaN where it is unknown."""
 
     points: Int[np.ndarray, " domains"]  # fitted
-    places: Int[np.ndarray, " domains"]  # of them that differ in more than their loss
-    law_parameters: int  # of the law, for all domains
+    places: Int[np.ndarray, " domains"]  # points that differ in more than their loss
+    law_parameters: int  # number of the law's parameters, for all domains
     head_points: Int[np.ndarray, " domains"]  # left out as a warm-up head
     range_decades: Float[np.ndarray, " domains"]  # of tokens (S1 under LRA) between the first and the last point
-    extrapolation_decades: Float[np.ndarray, " domains"]  # from the last point to the target; negative: backwards
-    drop_sigmas: Float[np.ndarray, " domains"]  # fitted fall of the log loss over the points, over sigma
-    face: Int[np.ndarray, " domains"]  # see `Face`
+    extrapolation_decades: Float[np.ndarray, " domains"]  # from the last point to the budget; negative: backwards
+    drop_sigmas: Float[np.ndarray, " domains"]  # fitted fall of the log loss over the points, in units of sigma
+    face: Int[np.ndarray, " domains"]  # see `curve.Face`
     condition: Float[np.ndarray, " domains"]  # of G'G, G the slopes of the log model
     sigma: Float[np.ndarray, " domains"]  # robust spread of the log residuals
     largest_residual: Float[np.ndarray, " domains"]  # in the deviations of `residual_sizes`
-    outlier_share: Float[np.ndarray, " domains"]  # of points beyond 3.5 of them
-    outlier_chance: Float[np.ndarray, " domains"]  # that normal residuals of so few points hold one as large
+    outlier_share: Float[np.ndarray, " domains"]  # share of the points beyond 3.5 such deviations
+    outlier_chance: Float[np.ndarray, " domains"]  # chance that as many normal residuals hold one as large
     status: Int[np.ndarray, " domains"]  # of the fit, see `solver.Status`
     autocorrelation: Float[np.ndarray, " domains"]  # of neighbouring residuals
-    effective_points: Float[np.ndarray, " domains"]  # independent points that these are worth
+    effective_points: Float[np.ndarray, " domains"]  # number of independent points that would tell as much
     gap: Float[np.ndarray, " domains"]  # initial loss minus target, nats
-    gap_to_current: Float[np.ndarray, " domains"]
-    half_width_share: Float[np.ndarray, " domains"]  # of the interval, over the gap or the highest loss measured
+    gap_to_current: Float[np.ndarray, " domains"]  # current loss minus target, nats
+    half_width_share: Float[np.ndarray, " domains"]  # half the interval over the gap; see `estimate_curves`
 
-    def as_json(self, domain: int) -> dict[str, Any]:
-        """The numbers of one domain; what cannot be told is null."""
-        return {
-            name: (str(Face(value).name.lower()) if name == "face" else _plain(value))
-            for name, value in (
-                (name, getattr(self, name)[domain]) for name in self._fields if name != "law_parameters"
-            )
-        }
+    def of_domain(self, domain: int) -> Diagnosis:
+        """The numbers of one domain; what is unknown is None."""
+        values = {name: getattr(self, name)[domain] for name in self._fields if name != "law_parameters"}
+        return {name: Face(value).name.lower() if name == "face" else _plain(value) for name, value in values.items()}
 
 
 def _plain(value: Any) -> float | int | None:
@@ -96,17 +67,16 @@ def _plain(value: Any) -> float | int | None:
 def condition_number(curves: FittedCurves) -> Float[np.ndarray, " domains"]:
     """Of G'G at the optimum, G the slopes of the log model by (c, s, b) and, with annealing, k.
 
-    One decade of tokens gives about 2e3, half a decade 4e4. In (E, B, beta) the number would say nothing.
+    One decade of tokens gives about 2e3, half a decade 4e4. In (E, B, beta) it would depend on the unit of tokens.
     """
-    c, s, b, k = curves.parameters
-    domains, places = len(c), slice(0, len(curves.residuals))
-    t, *q = curves.points.inputs[:, places, :domains]
-    shape, decayed = host_psi(t, b), np.exp(-b * t)
+    _, s, b, k = curves.parameters
+    t, *q = curves.points.inputs[:, : len(curves.residuals), : curves.domains]
+    shape, decayed = psi_on_host(t, b), np.exp(-b * t)
     with np.errstate(divide="ignore", invalid="ignore"):
         of_b = np.where(np.abs(b * t) < 1e-4, t**2 * (-0.5 + b * t / 3), (t * decayed - shape) / b)
     inner = np.maximum(1 - s * shape - (k * q[0] if q else 0.0), 1e-12)
     slopes = [np.ones_like(shape), -shape / inner, -s * of_b / inner, *(-x / inner for x in q)]
-    jacobian = np.stack(slopes, axis=-1) * curves.seen[..., None]
+    jacobian = np.stack(slopes, axis=-1) * curves.present[..., None]
     gram = np.einsum("pdi,pdj->dij", jacobian, jacobian)
     values = np.linalg.eigvalsh(gram)
     return values[:, -1] / np.maximum(values[:, 0], 1e-300)
@@ -115,20 +85,22 @@ def condition_number(curves: FittedCurves) -> Float[np.ndarray, " domains"]:
 def autocorrelation(
     curves: FittedCurves, runs: np.ndarray | None = None
 ) -> tuple[Float[np.ndarray, " domains"], Int[np.ndarray, " domains"]]:
-    """Lag-1 correlation of the residuals along each run, NaN with fewer than five, and how many it is a mean of.
+    """Lag-1 correlation of the residuals along each run, NaN with fewer than five, and the number of residuals.
+
+    Points of different runs are no neighbours. Several points of a run at one number of tokens are replaced by the sum
+    of their residuals over the root of their number, which has the variance of a single residual.
 
     Args:
         curves: sorted by tokens.
-        runs: which run each point comes from, [points, domains] in the curves' order; None: all from one, unless
-            several have the same number of tokens: one run passes there once, so that these stand together as their
-            sum over the root of their number, whose variance is that of one. Points of different runs are no
-            neighbours.
+        runs: which run each point comes from, [points, domains] in the curves' order; None: all from one.
     """
-    found, counts = [], []
-    for domain in range(curves.residuals.shape[1]):
-        seen = curves.seen[:, domain]
-        residual, tokens = curves.residuals[seen, domain], curves.measured.tokens[seen, domain]
-        label = np.zeros(len(residual), int) if runs is None else np.unique(runs[seen, domain], return_inverse=True)[1]
+    correlations, counts = [], []
+    for domain in range(curves.domains):
+        present = curves.present[:, domain]
+        residual, tokens = curves.residuals[present, domain], curves.along[present, domain]
+        label = (
+            np.zeros(len(residual), int) if runs is None else np.unique(runs[present, domain], return_inverse=True)[1]
+        )
         place, index, size = np.unique(
             np.stack([label, tokens], axis=1), axis=0, return_inverse=True, return_counts=True
         )
@@ -138,22 +110,22 @@ def autocorrelation(
         variance = (residual**2).mean() if len(residual) else 0.0
         exact = variance < 1e-20
         enough = len(residual) >= 5 and len(pairs[0]) >= 4
-        found.append(np.nan if exact or not enough else (pairs[0] * pairs[1]).mean() / variance)
+        correlations.append(np.nan if exact or not enough else (pairs[0] * pairs[1]).mean() / variance)
         counts.append(len(residual))
-    return np.array(found), np.array(counts)
+    return np.array(correlations), np.array(counts)
 
 
 def residual_sizes(curves: FittedCurves) -> Float[np.ndarray, "points domains"]:
-    """Residuals over their robust deviation, in which the smallest ones do not count.
+    """Sizes of the residuals over their robust deviation: 1.4826 times the median of all but the smallest ones.
 
-    A robust fit goes nearly through as many points as the law has parameters, so that with few points the median of all
-    residuals says little of their spread: 1.4826 medians of the others.
+    A robust fit goes nearly through as many points as the law has parameters. With few points these would make the
+    median of all residuals too small, so as many of the smallest residuals are left out of it.
     """
-    sizes = np.abs(curves.residuals)
-    for domain, seen in enumerate(curves.seen.T):
-        others = np.sort(sizes[seen, domain])[curves.law_parameters :]
+    sizes: Float[np.ndarray, "points domains"] = np.abs(curves.residuals)
+    for domain, present in enumerate(curves.present.T):
+        others = np.sort(sizes[present, domain])[curves.law.size :]
         scale = 1.4826 * np.median(others) if len(others) else np.inf
-        # Residuals of nothing but rounding are no outliers.
+        # The floor keeps rounding errors from counting as outliers.
         sizes[:, domain] /= max(scale, 1e-9)
     return sizes
 
@@ -161,38 +133,46 @@ def residual_sizes(curves: FittedCurves) -> Float[np.ndarray, "points domains"]:
 def outlier_chance(
     largest: Float[np.ndarray, " domains"], points: Int[np.ndarray, " domains"], law_parameters: int
 ) -> Float[np.ndarray, " domains"]:
-    """That the farthest of so many normal residuals is as far: by Student's t, a median being worth half its points."""
+    """Chance that the farthest of as many normal residuals is at least as far.
+
+    By Student's t, whose degrees of freedom are half those of the points, since a median is worth half its points.
+    """
     freedom = np.maximum((points - law_parameters) / 2, 0.5)
-    return np.minimum(2 * points * stdtr(freedom, -largest), 1.0)
+    return np.asarray(np.minimum(2 * points * stdtr(freedom, -largest), 1.0))
 
 
 def drop_sigmas(curves: FittedCurves) -> Float[np.ndarray, " domains"]:
     """How far the fitted log loss falls from the first to the last point, in standard deviations of a point."""
-    domains = len(curves.middle)
-    model = (curves.points.log_loss[: len(curves.residuals), :domains] - curves.residuals) * curves.seen
-    high = np.where(curves.seen, model, -np.inf).max(axis=0)
-    low = np.where(curves.seen, model, np.inf).min(axis=0)
-    return (high - low) / np.maximum(curves.fit.sigma, 1e-12)
+    logs = curves.points.log_loss[: len(curves.residuals), : curves.domains]
+    model = (logs - curves.residuals) * curves.present
+    high = np.where(curves.present, model, -np.inf).max(axis=0)
+    low = np.where(curves.present, model, np.inf).min(axis=0)
+    return np.asarray((high - low) / np.maximum(curves.fit.sigma, 1e-12))
 
 
 def judge(
-    of: Diagnostics, domain: int, *, trimmed: Trimmed, target: float, initial: float, current: float, min_gap: float
-) -> list[tuple[Verdict, str]]:
+    diagnostics: Diagnostics,
+    domain: int,
+    *,
+    trimmed: Trimmed,
+    target: float,
+    initial: float,
+    current: float,
+    min_gap: float,
+) -> tuple[Judgement, ...]:
     """Every verdict that applies to a domain, worst first, each with its number and what to do."""
-    face, points, places, unknowns = (
-        Face(of.face[domain]),
-        int(of.points[domain]),
-        int(of.places[domain]),
-        of.law_parameters,
-    )
+    face = Face(diagnostics.face[domain])
+    points, places = int(diagnostics.points[domain]), int(diagnostics.places[domain])
+    unknowns = diagnostics.law_parameters
     counted = f"{points} points" if places == points else f"{points} points at {places} places"
-    ahead, span = of.extrapolation_decades[domain], of.range_decades[domain]
-    gap, share = of.gap[domain], of.half_width_share[domain]
-    said: list[tuple[Verdict, str]] = []
+    ahead, span = diagnostics.extrapolation_decades[domain], diagnostics.range_decades[domain]
+    gap, share = diagnostics.gap[domain], diagnostics.half_width_share[domain]
+    condition, drop = diagnostics.condition[domain], diagnostics.drop_sigmas[domain]
+    judgements: list[Judgement] = []
 
-    def note(applies: bool | np.bool_, verdict: Verdict, why: str) -> None:
+    def note(applies: bool | np.bool_, verdict: Verdict, advice: str) -> None:
         if applies:
-            said.append((verdict, why))
+            judgements.append(Judgement(verdict, advice))
 
     note(
         face == Face.FLAT,
@@ -206,23 +186,23 @@ def judge(
         "learn from it at this budget",
     )
     note(
-        of.gap_to_current[domain] <= 0,
+        diagnostics.gap_to_current[domain] <= 0,
         Verdict.NOT_BELOW_CURRENT,
         f"its target {target:.3f} is not below the current loss {current:.3f}: it has arrived already",
     )
     note(
         trimmed.refused[domain],
         Verdict.WARM_UP_HEAD,
-        f"its first points do not obey the law of the rest and leaving out {trimmed.dropped[domain]} did not end that; "
+        f"its first points do not obey the law of the rest, even with the first {trimmed.dropped[domain]} left out; "
         "give points from after the warm-up",
     )
     note(
-        places <= unknowns or (face != Face.FLAT and of.drop_sigmas[domain] < WEAK_DROP_SIGMAS),
+        places <= unknowns or (face != Face.FLAT and drop < WEAK_DROP_SIGMAS),
         Verdict.UNDER_DETERMINED,
-        f"{counted} for {NUMBERS[unknowns]} unknowns leave nothing to tell the law's error by; measure more"
+        f"{counted} for {number(unknowns)} unknowns leave nothing to tell the law's error by; measure more"
         if places <= unknowns
-        else f"its loss falls by only {of.drop_sigmas[domain]:.1f} standard deviations of a point; measure over more "
-        "tokens, or on more held-out text",
+        else f"its loss falls by only {drop:.1f} standard deviations of a point; measure over more tokens, or on more "
+        "held-out text",
     )
     note(
         share > WIDEST_SHARE,
@@ -239,69 +219,36 @@ def judge(
     note(
         ahead < -0.01,
         Verdict.BACKWARDS,
-        f"points reach {-ahead:.2f} decades beyond the target, which is then no prediction",
+        f"points reach {-ahead:.2f} decades beyond the budget, so that the target is no prediction",
     )
     note(
         places > unknowns
         and face != Face.FLAT
-        and (of.condition[domain] > WORST_CONDITION[unknowns] or span < SHORT_RANGE_DECADES[unknowns]),
+        and (condition > WORST_CONDITION[unknowns] or span < SHORT_RANGE_DECADES[unknowns]),
         Verdict.CURVATURE,
-        f"the points span {span:.2f} decades, condition number {of.condition[domain]:.1g}: how the fall slows down "
-        "cannot be told; add shorter and longer proxies",
+        f"the points span {span:.2f} decades, condition number {condition:.1g}: how the fall slows down cannot be "
+        "told; add shorter and longer proxies",
     )
     note(
-        of.status[domain] != Status.CONVERGED,
+        diagnostics.status[domain] != Status.CONVERGED,
         Verdict.NOT_CONVERGED,
         "the search for its law ended before the gradient test held; the law's parameters are the best found",
     )
     note(
-        of.outlier_chance[domain] < OUTLIER_CHANCE,
+        diagnostics.outlier_chance[domain] < OUTLIER_CHANCE,
         Verdict.OUTLIERS,
-        f"{of.outlier_share[domain]:.0%} of the points lie beyond {OUTLIER_SIGMAS} standard deviations, the farthest "
-        f"{of.largest_residual[domain]:.0f}; look at them",
+        f"{diagnostics.outlier_share[domain]:.0%} of the points lie beyond {OUTLIER_SIGMAS} standard deviations, the "
+        f"farthest at {diagnostics.largest_residual[domain]:.0f}; look at them",
     )
     note(
-        of.autocorrelation[domain] > 1 / np.sqrt(places),
+        diagnostics.autocorrelation[domain] > 1 / np.sqrt(places),
         Verdict.AUTOCORRELATED,
-        f"neighbouring residuals correlate by {of.autocorrelation[domain]:.2f}: {points} points are worth "
-        f"{of.effective_points[domain]:.1f}, and the interval may still be too narrow",
+        f"neighbouring residuals correlate by {diagnostics.autocorrelation[domain]:.2f}: {points} points are worth "
+        f"{diagnostics.effective_points[domain]:.1f}, and the interval may still be too narrow",
     )
     note(
         unknowns < places < unknowns + FEW_POINTS,
         Verdict.FEW_POINTS,
-        f"{counted} for {NUMBERS[unknowns]} unknowns; the interval says how much that matters",
+        f"{counted} for {number(unknowns)} unknowns; the interval takes that into account",
     )
-    return said or [(Verdict.TRUSTWORTHY, "")]
-
-
-UNITS_ADVICE = "give all tokens as plain counts"
-
-
-def unit_warnings(tokens: np.ndarray, log_b: np.ndarray, names: tuple[str, ...]) -> list[str]:
-    """Signs that token counts are not counts of tokens.
-
-    B is the reducible loss at a single token. A model that has seen one token cannot be within a nat of its best, so
-    that a B below 10 together with counts below a million means thousands, millions or billions; and no set of proxies
-    leaps over four decades between two neighbouring points.
-
-    Args:
-        tokens: [points, domains], NaN where there is no point.
-        log_b: of each domain's fit.
-        names: of the domains.
-    """
-    said = []
-    for domain, name in enumerate(names):
-        column = np.sort(tokens[~np.isnan(tokens[:, domain]), domain])
-        leap = column[1:] / column[:-1]
-        if len(leap) and leap.max() >= 1e4:
-            place = int(leap.argmax())
-            said.append(
-                f"{name}: tokens leap from {column[place]:g} to {column[place + 1]:g}, as if units were mixed; "
-                f"{UNITS_ADVICE}"
-            )
-        elif len(column) and column[-1] < 1e6 and np.isfinite(log_b[domain]) and log_b[domain] < np.log(10):
-            said.append(
-                f"{name}: B = {np.exp(log_b[domain]):.3g} nats is implausible for tokens up to {column[-1]:g}, as if "
-                f"they were counted in millions or billions; {UNITS_ADVICE}"
-            )
-    return said
+    return tuple(judgements) or TRUSTED

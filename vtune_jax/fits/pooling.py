@@ -1,23 +1,22 @@
-"""What domains can learn from each other: a shared prior on beta, and a common curve for a domain without its own."""
+"""What domains can learn from each other: a shared prior of beta, and a common curve for a domain without its own."""
 
 import jax
 import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp
 
-from vtune_jax.fits.fitted import FittedCurves, Target, fit_curves
-from vtune_jax.fits.laws.law import Points
-from vtune_jax.fits.points import Measured, checked_points, on_device
+from vtune_jax.fits.fitted import FittedCurves, fit_curves
+from vtune_jax.fits.laws.form import Points
+from vtune_jax.fits.laws.law import Budget
+from vtune_jax.fits.points import on_device
 from vtune_jax.fits.posterior import beta_grid, evidence
 
-BETA_PRIOR = (0.5, 0.6)
-"""Median of beta, and standard deviation of its logarithm."""
 _MEDIANS, _DEVIATIONS = 33, 12
 _LEAST_DEVIATION = 0.15
-"""Of log beta between domains: exact equality is never believed, since it fails badly where it is wrong."""
+"""Of log beta between domains. Exact equality is excluded, because it fails badly where it is wrong."""
 
 
-def shared_prior(points: Points, domains: int, prior: tuple[float, float] = BETA_PRIOR) -> tuple[float, float]:
+def shared_prior(points: Points, domains: int, prior: tuple[float, float]) -> tuple[float, float]:
     """The prior of beta that the domains suggest together: partial pooling.
 
     Each domain's beta is drawn from a log-normal whose median m and deviation d are unknown; with the domains' marginal
@@ -27,8 +26,8 @@ def shared_prior(points: Points, domains: int, prior: tuple[float, float] = BETA
 
     Args:
         points: of all domains, padded.
-        domains: how many of the lanes count.
-        prior: of the median, as for a single domain; its deviation is also the scale of d.
+        domains: how many of the lanes are domains, the others being padding.
+        prior: median of beta and standard deviation of its logarithm, for m; the deviation is also the scale of d.
 
     Returns:
         the posterior means of log m, as a median, and of d.
@@ -43,23 +42,23 @@ def shared_prior(points: Points, domains: int, prior: tuple[float, float] = BETA
     between = -0.5 * distance**2 - np.log(deviations)[None, :, None]
     likelihood = logsumexp(between[..., None] + curves - curves.max(axis=0), axis=2).sum(axis=-1)
     hyper = -0.5 * ((medians - middle) / scale)[:, None] ** 2 - 0.5 * (deviations / scale) ** 2
-    # Deviations are spread geometrically: each stands for an interval in proportion to itself.
+    # Deviations lie on a geometric grid, so each stands for an interval proportional to itself.
     log_weight = likelihood + hyper + np.log(deviations)
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
     return float(np.exp(weight.sum(axis=1) @ medians)), float(weight.sum(axis=0) @ deviations)
 
 
-def pooled_losses(curves: FittedCurves, target: Target, among: np.ndarray) -> Float[np.ndarray, " domains"]:
+def pooled_losses(curves: FittedCurves, budget: Budget, among: np.ndarray) -> Float[np.ndarray, " domains"]:
     """Each domain's own level times the law that the others have in common.
 
-    `log L_i = a_i + log f`, f the law fitted to all points of the others together, each domain at its own height
-    at the middle of all tokens. For a domain whose own points say nothing of how it falls.
+    `log L_i = a_i + log f`, f the law fitted to all points of the others together, each domain divided by its loss at
+    the middle of the first column. For a domain whose own points say nothing of how it falls.
 
     Args:
         curves: of all domains.
-        target: where to read f off.
-        among: whose points f is fitted to; [domains].
+        budget: where to read f off.
+        among: the domains whose points f is fitted to; [domains].
 
     Raises:
         ValueError: `among` names no domain.
@@ -67,24 +66,14 @@ def pooled_losses(curves: FittedCurves, target: Target, among: np.ndarray) -> Fl
     chosen = np.asarray(among, bool)
     if not chosen.any():
         raise ValueError("among must name at least one domain.")
-    measured, seen = curves.measured, curves.seen
-    middle = float(np.exp(np.log(measured.tokens)[seen].mean()))
-    heights = np.log(curves.predict(Target(middle)))
-    used = seen & chosen
-    tokens, *annealed = (column[used] for column in _columns(measured))
-    together = checked_points(
-        tokens,
-        np.exp((np.log(measured.losses) - heights)[used])[:, None],
-        **({"annealed_area": annealed[0]} if annealed else {}),
-    )
-    common = fit_curves(together)
-    of_points = np.log(
-        [common.predict(Target(*row))[0] for row in zip(*(x[seen] for x in _columns(measured)), strict=True)]
-    )
-    offsets = np.full(seen.shape, np.nan)
-    offsets[seen] = np.log(measured.losses[seen]) - of_points
-    return np.exp(np.nanmean(offsets, axis=0)) * common.predict(target)[0]
-
-
-def _columns(measured: Measured) -> tuple[np.ndarray, ...]:
-    return measured.tokens, *measured.others
+    columns, losses, present = curves.measured.columns, curves.measured.losses, curves.present
+    middle = float(np.exp(np.log(curves.along)[present].mean()))
+    # A second column, annealed area, is 0 there.
+    heights = np.log(curves.predict((middle, *[0.0] * (len(columns) - 1))))
+    used = present & chosen
+    scaled = np.exp((np.log(losses) - heights)[used])[:, None]
+    common = fit_curves(curves.law, curves.law.checked([column[used] for column in columns], scaled))
+    rows = zip(*(column[present] for column in columns), strict=True)
+    offsets = np.full(present.shape, np.nan)
+    offsets[present] = np.log(losses[present]) - np.log([common.predict(row)[0] for row in rows])
+    return np.asarray(np.exp(np.nanmean(offsets, axis=0)) * common.predict(budget)[0])

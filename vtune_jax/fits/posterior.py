@@ -1,12 +1,12 @@
-"""How sure a prediction is: the posterior of a law's value at a budget, by quadrature instead of resampling.
+"""How sure a prediction is: the posterior of a curve's loss at a budget, by quadrature instead of resampling.
 
-For each b on a logarithmic grid, and for each of a few values of k where there is annealing, s is integrated by
-Gauss-Legendre nodes about its fit; given these, the level is a Student t in closed form, and so is the log loss at the
-budget. No random numbers; the quantiles of the mixture are found by bisection. The median is the point target: it
-beats the optimum where points are few.
+The curve is `L = m (1 - s psi(t; b) - k q)`, see `laws.curve`. For each b on a logarithmic grid, and for each of a few
+values of k where the points have annealed area, s is integrated by Gauss-Legendre nodes about its fit. Given b, s and
+k, the level m has a Student t distribution in closed form, and so has the log loss at the budget. The quantiles of the
+resulting mixture are found by bisection; no random numbers are drawn. The median is the point target, because with few
+points it errs less than the optimum.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,18 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vtune_jax.fits.laws.law import Points, solve_symmetric, weighted_mean
-from vtune_jax.fits.laws.power_law import BETA_BOUNDS, psi
+from vtune_jax.fits.laws.curve import BETA_BOUNDS, psi
+from vtune_jax.fits.laws.form import Points, solve_symmetric, weighted_mean
 from vtune_jax.fits.solver import in_chunks
 
 BETAS = 48
 _NODES, _FALL_NODES, _BISECTIONS = 16, 8, 40
 _ZOOMS, _ZOOM_NODES = 6, 13
-_PASSES = 4  # one is enough for noisy points; near-exact ones have a peak far narrower than the first grid
-_REACH = 7.0  # standard deviations of s on either side
+_PASSES = 4  # one is enough for noisy points; near-exact points have a peak far narrower than the first grid
+_REACH = 7.0  # standard deviations of s on either side of its best value
 _LEAST = 1e-12
 FALL_PRIOR = 0.3
-"""Standard deviation of what annealing takes off at the budget, as a share of the loss: half-normal, wide."""
+"""Half-normal prior of the share of the loss that annealing takes off at the budget: its standard deviation."""
 
 
 class Mixture(NamedTuple):
@@ -37,16 +37,16 @@ class Mixture(NamedTuple):
     freedom: Float[Array, ""]
 
 
-class Budgets(NamedTuple):
-    """Where the law is read off, in the points' coordinates."""
+class BudgetInputs(NamedTuple):
+    """Budgets in the points' coordinates."""
 
-    t: Float[Array, " budgets"]  # log tokens, or log S1, minus the points' mean
+    t: Float[Array, " budgets"]  # logarithm of tokens or S1, minus the points' mean
     q: Float[Array, " budgets"]  # annealed area in the points' unit; 0 without annealing
 
 
-@partial(jax.jit, static_argnums=3)
+@jax.jit
 def quantiles(
-    points: Points, budgets: Budgets, prior: Float[Array, "2 lanes"], levels: tuple[float, ...]
+    points: Points, budgets: BudgetInputs, prior: Float[Array, "2 lanes"], levels: Float[Array, " levels"]
 ) -> Float[Array, "levels budgets lanes"]:
     """Quantiles of the log loss at the budgets.
 
@@ -57,18 +57,18 @@ def quantiles(
         levels: cumulative probabilities.
     """
 
-    def one(points: Points, budgets: Budgets, prior: Float[Array, " 2"]) -> Array:
+    def of_lane(points: Points, budgets: BudgetInputs, prior: Float[Array, " 2"]) -> Array:
         return _quantiles(mixture(points, budgets, prior), levels)
 
-    # The temporaries of more lanes leave the processor's cache.
-    return in_chunks(lambda part: jax.vmap(one, in_axes=-1, out_axes=-1)(*part), (points, budgets, prior), 8)
+    # The temporaries of more than eight lanes would not fit the processor's cache.
+    return in_chunks(lambda part: jax.vmap(of_lane, in_axes=-1, out_axes=-1)(*part), (points, budgets, prior), 8)
 
 
 @jax.jit
 def least_squares(points: Points) -> Float[Array, " lanes"]:
-    """The smallest weighted sum of squared log residuals, by a grid of b that closes in on the best."""
+    """The smallest weighted sum of squared log residuals, by a grid of b that narrows about the best value."""
 
-    def one(points: Points) -> Float[Array, ""]:
+    def of_lane(points: Points) -> Float[Array, ""]:
         def squares(log_b: Array) -> Array:
             return _best_level(points, jnp.exp(log_b))[1]
 
@@ -81,20 +81,21 @@ def least_squares(points: Points) -> Float[Array, " lanes"]:
         grid = beta_grid()
         first = jax.vmap(squares)(grid).argmin()
         start = grid[first], grid[1] - grid[0], jnp.asarray(jnp.inf, grid.dtype)
-        return jax.lax.fori_loop(0, _ZOOMS, closer, start)[2]
+        least: Array = jax.lax.fori_loop(0, _ZOOMS, closer, start)[2]
+        return least
 
-    return in_chunks(lambda part: jax.vmap(one, in_axes=-1)(part), points, 64)
+    return in_chunks(lambda part: jax.vmap(of_lane, in_axes=-1)(part), points, 64)
 
 
 @jax.jit
 def evidence(points: Points) -> Float[Array, "betas lanes"]:
     """Log marginal likelihood of every value of beta on `beta_grid`, up to a constant per lane."""
 
-    def one(points: Points) -> Float[Array, " betas"]:
-        nowhere = Budgets(jnp.zeros(1), jnp.zeros(1))
-        return jax.vmap(lambda log_b: jax.nn.logsumexp(_components(points, nowhere, log_b).log_weight))(beta_grid())
+    def of_lane(points: Points) -> Float[Array, " betas"]:
+        none = BudgetInputs(jnp.zeros(1), jnp.zeros(1))
+        return jax.vmap(lambda log_b: jax.nn.logsumexp(_components(points, none, log_b).log_weight))(beta_grid())
 
-    return jax.vmap(one, in_axes=-1, out_axes=-1)(points)
+    return jax.vmap(of_lane, in_axes=-1, out_axes=-1)(points)
 
 
 def beta_grid() -> Float[Array, " betas"]:
@@ -102,8 +103,8 @@ def beta_grid() -> Float[Array, " betas"]:
     return jnp.linspace(np.log(BETA_BOUNDS[0]), np.log(BETA_BOUNDS[1]), BETAS)
 
 
-def mixture(points: Points, budgets: Budgets, prior: Float[Array, " 2"]) -> Mixture:
-    """The posterior's components; each pass looks closer at the part of the b axis that carries weight."""
+def mixture(points: Points, budgets: BudgetInputs, prior: Float[Array, " 2"]) -> Mixture:
+    """The posterior's components; each pass narrows the grid of b to the part that carries weight."""
 
     def log_prior(log_b: Array) -> Array:
         return -0.5 * ((log_b - jnp.log(prior[0])) / prior[1]) ** 2
@@ -142,7 +143,7 @@ def _linear_fall(points: Points, b: Float[Array, ""]) -> _Fall:
     terms = [1.0 / loss, -psi(t, b) / loss, -q / loss]
     gram = [[(points.weight * left * right).sum() for right in terms] for left in terms]
     moment = [(points.weight * term).sum() for term in terms]
-    # A little ridge keeps points without annealing, or all on one line, from a division by zero.
+    # A small ridge avoids a division by zero if no point has annealed area, or all lie on one line.
     for i in range(3):
         gram[i][i] = gram[i][i] * (1 + 1e-10) + 1e-30
     level, slope, fall = solve_symmetric(gram, moment)
@@ -172,8 +173,8 @@ def _best_level(points: Points, b: Float[Array, ""]) -> tuple["_Slope", Float[Ar
     return slope, _level(points, b, slope.best, fall)[1]
 
 
-def _components(points: Points, budgets: Budgets, log_b: Float[Array, ""]) -> Mixture:
-    """For one b, all values of s and, where there is annealing, of k."""
+def _components(points: Points, budgets: BudgetInputs, log_b: Float[Array, ""]) -> Mixture:
+    """For one b, all values of s and, where there is annealed area, of k."""
     b = jnp.exp(log_b)
     if len(points.inputs) == 1:
         falls, fall_weight = jnp.zeros(1), jnp.zeros(1)
@@ -184,7 +185,7 @@ def _components(points: Points, budgets: Budgets, log_b: Float[Array, ""]) -> Mi
         falls, fall_weight = _nodes(_FALL_NODES, low, high)
         fall_weight = fall_weight - 0.5 * (falls * budgets.q.max() / FALL_PRIOR) ** 2
 
-    def at(fall: Float[Array, ""], log_weight: Float[Array, ""]) -> Mixture:
+    def for_fall(fall: Float[Array, ""], log_weight: Float[Array, ""]) -> Mixture:
         slope = _Slope.of(points, b, fall)
         s, node_weight = _nodes(_NODES, slope.low, slope.high)
         centre, squares = jax.vmap(lambda s: _level(points, b, s, fall))(s)
@@ -198,7 +199,7 @@ def _components(points: Points, budgets: Budgets, log_b: Float[Array, ""]) -> Mi
             freedom=freedom,
         )
 
-    parts = jax.vmap(at)(falls, fall_weight)
+    parts = jax.vmap(for_fall)(falls, fall_weight)
     return Mixture(
         parts.log_weight.ravel(),
         parts.centre.reshape(parts.log_weight.size, -1),
@@ -208,7 +209,7 @@ def _components(points: Points, budgets: Budgets, log_b: Float[Array, ""]) -> Mi
 
 
 class _Slope(NamedTuple):
-    """s for given b and k: its best value, and between which values it is integrated."""
+    """s for fixed b and k: its best value, and the interval over which it is integrated."""
 
     best: Float[Array, ""]
     low: Float[Array, ""]
@@ -235,13 +236,13 @@ class _Slope(NamedTuple):
 
 
 def _level(points: Points, b: Array, s: Array, fall: Array) -> tuple[Array, Array]:
-    """The best log level for given b, s and k, and the weighted squares about it."""
+    """The best log level for fixed b, s and k, and the weighted squares about it."""
     inner = 1 - s * psi(points.inputs[0], b)
     if len(points.inputs) > 1:
         inner = inner - fall * points.inputs[1]
     residual = points.log_loss - jnp.log(jnp.maximum(inner, _LEAST))
     centre = weighted_mean(residual, points.weight)
-    # A floor on the noise, far below any real one, keeps exact points from a width of zero.
+    # A floor far below any real noise keeps the width of exact points above zero.
     return centre, jnp.maximum((points.weight * (residual - centre) ** 2).sum(), 1e-16)
 
 
@@ -256,7 +257,7 @@ def _nodes(count: int, low: Float[Array, ""], high: Float[Array, ""]) -> tuple[A
     return 0.5 * (low + high) + half * node, jnp.log(jnp.maximum(half, 1e-300) * weight)
 
 
-def _quantiles(posterior: Mixture, levels: tuple[float, ...]) -> Float[Array, "levels budgets"]:
+def _quantiles(posterior: Mixture, levels: Float[Array, " levels"]) -> Float[Array, "levels budgets"]:
     share = jax.nn.softmax(posterior.log_weight)
     carries = (share > 1e-12)[:, None]
     reach = 60.0 * posterior.scale[:, None]
@@ -264,7 +265,7 @@ def _quantiles(posterior: Mixture, levels: tuple[float, ...]) -> Float[Array, "l
     high = jnp.where(carries, posterior.centre + reach, -jnp.inf).max(axis=0)
 
     def below(value: Float[Array, " budgets"]) -> Float[Array, " budgets"]:
-        # Wallace's normal approximation of Student's t: the incomplete beta function is far slower.
+        # Wallace's normal approximation of Student's t; the exact incomplete beta function is far slower.
         freedom = posterior.freedom
         t = (value - posterior.centre) / posterior.scale[:, None]
         z = (8 * freedom + 1) / (8 * freedom + 3) * jnp.sqrt(freedom * jnp.log1p(t**2 / freedom))
@@ -276,7 +277,8 @@ def _quantiles(posterior: Mixture, levels: tuple[float, ...]) -> Float[Array, "l
             under = below(middle) < level
             return jnp.where(under, middle, ends[0]), jnp.where(under, ends[1], middle)
 
-        ends = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
-        return 0.5 * (ends[0] + ends[1])
+        low_end, high_end = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
+        middle: Array = 0.5 * (low_end + high_end)
+        return middle
 
-    return jax.vmap(bisect)(jnp.array(levels))
+    return jax.vmap(bisect)(levels)

@@ -1,21 +1,23 @@
 """One solver for every law: damped Newton on the Huber objective from each piece's starts, all lanes side by side.
 
-There are no random starts. For fixed exponents the laws are linear, so a grid of exponents finds the basins; Newton
-from the best of them, and from each face of the bounds, finds the optimum.
+No start is random. For fixed exponents the laws are linear, so a grid of exponents finds the basins of the objective;
+Newton's method from the best grid points, and from the starts on each face of the bounds, finds the optimum.
 """
 
 import enum
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from vtune_jax.fits.laws.law import (
+from vtune_jax.fits.laws.form import (
     PUBLISHED_DELTA,
     Derivatives,
-    Law,
+    Form,
     Piece,
     Points,
     objective,
@@ -23,84 +25,105 @@ from vtune_jax.fits.laws.law import (
     spread,
 )
 
+_Lanes = TypeVar("_Lanes")
+_Result = TypeVar("_Result")
+Width = float | Literal["auto"]
+"""Huber width on log residuals; "auto": 1.345 times the residuals' robust spread in a fit at the published width."""
 _STEPS = 120
-_TAIL, _NARROWEST = 8, 32  # the last eighth of the lanes goes on alone, if that are so many
-_TEST_RIDGE = 10.0  # directions that only rounding tells from none promise nothing
+_TAIL, _NARROWEST = (
+    8,
+    32,
+)  # when an eighth of the lanes is left, and that is at least 32, they go on in a narrower array
+_TEST_RIDGE = 10.0  # on the diagonal, so that directions whose curvature is rounding error promise no progress
 _LEAST_DELTA = 1e-6
 
 
+def checked_width(delta: Width) -> float:
+    """The width as the solver wants it: 0 for "auto".
+
+    Raises:
+        ValueError: it is neither "auto" nor positive.
+    """
+    if delta == "auto":
+        return 0.0
+    if not (isinstance(delta, int | float) and 0 < delta < np.inf):
+        raise ValueError(f'delta must be positive or "auto", got {delta!r}.')
+    return float(delta)
+
+
 def chunk_of(points: int) -> int:
-    """Lanes worked on together: the temporaries of more leave the processor's cache, at ten times the cost."""
+    """Lanes worked on together. More lanes would not fit the processor's cache and cost ten times as much each."""
     return max(16, 1 << (16_384 // points).bit_length() - 1)
 
 
 class Status(enum.IntEnum):
-    """Of a fit."""
+    """How the search for a fit ended."""
 
     CONVERGED = 0
-    NOT_CONVERGED = 1  # the gradient test failed: numbers are the best found
+    NOT_CONVERGED = 1  # the gradient test failed: the parameters are the best found
     NOT_FINITE = 2  # the points gave no finite objective
 
 
 class Solution(NamedTuple):
-    """A fit in the law's own parameters."""
+    """Optima in the parameters of the form's interior."""
 
     parameters: Float[Array, "parameters lanes"]
     objective: Float[Array, " lanes"]  # sum of Huber losses at the width used
     sigma: Float[Array, " lanes"]  # robust spread of the log residuals
     delta: Float[Array, " lanes"]  # width used
-    piece: Int[Array, " lanes"]  # index into the law's pieces
+    piece: Int[Array, " lanes"]  # index into the form's pieces
     status: Int[Array, " lanes"]  # see `Status`
 
 
 @partial(jax.jit, static_argnums=0)
-def solve(law: Law, points: Points, delta: Float[Array, ""]) -> Solution:
+def solve(form: Form, points: Points, delta: Float[Array, ""]) -> Solution:
     """The global optimum in every lane.
 
     Args:
-        law: static.
+        form: of the law; static.
         points: lanes a multiple of `chunk_of(points)` where there are more.
-        delta: Huber width on log residuals; 0 stands for 1.345 times the residuals' robust spread at the published
-            width, at least 1e-6.
+        delta: Huber width on log residuals; 0 stands for "auto", at least 1e-6, see `Width`.
     """
-    # Far below the published width the objective is nearly a sum of absolute values, with a kink at every point;
-    # widths that shrink tenfold lead there. The data-driven width takes a second round.
-    given = delta > 0
-    tenths = jnp.ceil(jnp.log10(jnp.maximum(PUBLISHED_DELTA / jnp.where(given, delta, 1.0), 1.0)) - 1e-6)
-    rounds = 1 + jnp.where(given, tenths.astype(int), 1)
+    # Far below the published width the objective is nearly a sum of absolute values, with a kink at every point. Such
+    # widths are reached by rounds whose width shrinks tenfold. The automatic width takes a second round.
+    fixed = delta > 0
+    tenths = jnp.ceil(jnp.log10(jnp.maximum(PUBLISHED_DELTA / jnp.where(fixed, delta, 1.0), 1.0)) - 1e-6)
+    rounds = 1 + jnp.where(fixed, tenths.astype(int), 1)
 
-    def one(part: Points) -> Solution:
-        def best_at(count: Array, found: Solution) -> Solution:
-            first = jnp.where(given, jnp.maximum(delta, PUBLISHED_DELTA), PUBLISHED_DELTA)
-            data_driven = jnp.maximum(1.345 * found.sigma, _LEAST_DELTA)
-            later = jnp.where(given, jnp.maximum(delta, found.delta * 0.1), data_driven)
+    def solve_chunk(chunk: Points) -> Solution:
+        def round_of(count: Array, previous: Solution) -> Solution:
+            first = jnp.where(fixed, jnp.maximum(delta, PUBLISHED_DELTA), PUBLISHED_DELTA)
+            automatic = jnp.maximum(1.345 * previous.sigma, _LEAST_DELTA)
+            later = jnp.where(fixed, jnp.maximum(delta, previous.delta * 0.1), automatic)
             width = jnp.where(count == 0, first, later)
-            return _best_piece(law, part, width, [*law.interior.starts(part, width), found.parameters])
+            return _best_piece(form, chunk, width, [*form.interior.starts(chunk, width), previous.parameters])
 
-        lanes, dtype = part.weight.shape[1:], part.log_loss.dtype
+        lanes, dtype = chunk.weight.shape[1:], chunk.log_loss.dtype
         number, whole = jnp.full(lanes, jnp.nan, dtype), jnp.zeros(lanes, int)
-        nothing = jnp.full((law.size, *lanes), jnp.nan, dtype)
-        return jax.lax.fori_loop(0, rounds, best_at, Solution(nothing, number, number, number, whole, whole))
+        unknown = jnp.full((form.size, *lanes), jnp.nan, dtype)
+        begin = Solution(unknown, number, number, number, whole, whole)
+        solution: Solution = jax.lax.fori_loop(0, rounds, round_of, begin)
+        return solution
 
-    return in_chunks(one, points, chunk_of(points.weight.shape[0]))
+    return in_chunks(solve_chunk, points, chunk_of(points.weight.shape[0]))
 
 
 @partial(jax.jit, static_argnums=0)
-def solve_from(law: Law, points: Points, delta: Float[Array, " lanes"], starts: Float[Array, "p lanes"]) -> Solution:
-    """The optimum that the interior's Newton reaches from given parameters, or a better one on a face.
+def solve_from(form: Form, points: Points, delta: Float[Array, " lanes"], starts: Float[Array, "p lanes"]) -> Solution:
+    """The optimum that Newton's method reaches from the starts in the interior, or a better optimum on a face.
 
     Args:
-        law: static.
-        points: for instance replicates, which differ in their weights alone.
+        form: of the law; static.
+        points: for instance bootstrap replicates, whose lanes differ in their weights alone.
         delta: Huber width of each lane.
         starts: in the interior's parameters.
     """
     chunk = chunk_of(points.weight.shape[0])
-    return in_chunks(lambda part: _best_piece(law, part[0], part[1], [part[2]]), (points, delta, starts), chunk)
+    return in_chunks(lambda part: _best_piece(form, part[0], part[1], [part[2]]), (points, delta, starts), chunk)
 
 
-def in_chunks(function: Any, lanes_last: Any, chunk: int) -> Any:
-    """Applies a function to chunks of lanes in turn. Arrays with a single lane are shared by all."""
+def in_chunks(function: Callable[[_Lanes], _Result], lanes_last: _Lanes, chunk: int) -> _Result:
+    """Applies a function to chunks of lanes in turn. An array with a single lane goes to every chunk."""
     lanes = max(leaf.shape[-1] for leaf in jax.tree.leaves(lanes_last))
     if lanes <= chunk:
         return function(lanes_last)
@@ -109,34 +132,35 @@ def in_chunks(function: Any, lanes_last: Any, chunk: int) -> Any:
     wide = [leaf.shape[-1] > 1 for leaf in leaves]
     split = [jnp.moveaxis(x.reshape(*x.shape[:-1], -1, chunk), -2, 0) for x, w in zip(leaves, wide, strict=True) if w]
 
-    def one(group: list[Array]) -> Any:
+    def apply(group: list[Array]) -> _Result:
         parts = iter(group)
         return function(tree.unflatten([next(parts) if w else leaf for leaf, w in zip(leaves, wide, strict=True)]))
 
-    out = jax.lax.map(one, split)
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], lanes), out)
+    results = jax.lax.map(apply, split)
+    whole: _Result = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], lanes), results)
+    return whole
 
 
-def _best_piece(law: Law, points: Points, delta: Float[Array, " lanes"], starts: list[Array]) -> Solution:
+def _best_piece(form: Form, points: Points, delta: Float[Array, " lanes"], starts: list[Array]) -> Solution:
     lanes = points.weight.shape[1:]
     best: tuple[Solution, Array, Array] | None = None
-    for index, piece in enumerate(law.pieces):
-        begin = jnp.stack(starts) if piece is law.interior else piece.starts(points, delta)
-        at, value, settled = _from_all(piece, points, delta, begin)
-        status = jnp.where(settled, Status.CONVERGED, Status.NOT_CONVERGED)
+    for index, piece in enumerate(form.pieces):
+        begin = jnp.stack(starts) if piece is form.interior else piece.starts(points, delta)
+        parameters, value, converged = _from_all(piece, points, delta, begin)
+        status = jnp.where(converged, Status.CONVERGED, Status.NOT_CONVERGED)
         solution = Solution(
-            parameters=piece.embed(at),
+            parameters=piece.embed(parameters),
             objective=value,
-            sigma=value,  # follows when the best is known: sorting is dear
+            sigma=value,  # replaced below, once for the best piece: it needs a sort
             delta=delta,
             piece=jnp.full(lanes, index),
             status=jnp.where(jnp.isfinite(value), status, Status.NOT_FINITE),
         )
-        residual = jnp.broadcast_to(points.log_loss - piece.log_model(at, points.inputs), points.weight.shape)
-        found = solution, residual, jnp.full(lanes, len(at))
-        # Ties, up to rounding, go to the simpler piece, which came first.
+        residual = jnp.broadcast_to(points.log_loss - piece.log_model(parameters, points.inputs), points.weight.shape)
+        candidate = solution, residual, jnp.full(lanes, len(parameters))
+        # The simpler piece, which came first, is kept unless the other one is better by more than rounding.
         better = True if best is None else ~(value >= best[0].objective - rounding_of(points))
-        best = jax.tree.map(lambda new, old, better=better: jnp.where(better, new, old), found, best or found)
+        best = jax.tree.map(lambda new, old, better=better: jnp.where(better, new, old), candidate, best or candidate)
     assert best is not None
     solution, residual, free = best
     return solution._replace(sigma=spread(residual, points.weight, free))
@@ -151,12 +175,13 @@ def _from_all(
     def wide(column: Array) -> Array:
         return column if column.shape[-1] == 1 else jnp.concatenate([column] * count, axis=-1)
 
-    at, value, settled = newton(piece, Points(*map(wide, points)), wide(delta), jnp.concatenate(list(starts), axis=-1))
+    side_by_side = jnp.concatenate(list(starts), axis=-1)
+    ends, value, converged = newton(piece, Points(*map(wide, points)), wide(delta), side_by_side)
     value = value.reshape(count, lanes)
     winner = jnp.argmin(jnp.where(jnp.isfinite(value), value, jnp.inf), axis=0)[None]
-    at = jnp.take_along_axis(at.reshape(-1, count, lanes), winner[None], axis=1)[:, 0]
-    value, settled = (jnp.take_along_axis(x.reshape(count, lanes), winner, axis=0)[0] for x in (value, settled))
-    return at, value, settled
+    ends = jnp.take_along_axis(ends.reshape(-1, count, lanes), winner[None], axis=1)[:, 0]
+    value, converged = (jnp.take_along_axis(x.reshape(count, lanes), winner, axis=0)[0] for x in (value, converged))
+    return ends, value, converged
 
 
 def newton(
@@ -164,12 +189,13 @@ def newton(
 ) -> tuple[Float[Array, "parameters lanes"], Float[Array, " lanes"], Bool[Array, " lanes"]]:
     """Damped Newton on the Huber objective.
 
-    `(H + lambda M) step = -gradient`, with H the Hessian and M that of the reweighted least-squares problem: lambda 1
-    nearly always descends, lambda towards 0 is Newton. Only a decrease is accepted.
+    `(H + lambda M) step = -gradient`, with H the Hessian and M that of the reweighted least-squares problem. lambda = 1
+    nearly always descends, lambda near 0 is Newton's method. A step is taken only if the objective falls.
 
     Returns:
         parameters, objective, and whether the gradient test holds: before the last step, reweighted least squares
-        promised a decrease of less than a millionth of the objective (a thousandth in single precision) or of rounding.
+        expected the objective to fall by less than a millionth of itself (a thousandth in single precision), or by less
+        than rounding.
     """
     rounding, dtype = rounding_of(points), start.dtype
     start = piece.into_bounds(start)
@@ -178,21 +204,21 @@ def newton(
     walk = _Walk(start, value, ones, ones * jnp.inf, jnp.isfinite(value))
     walk = _walked(piece, points, delta, walk, jnp.asarray(0))
     enough = 1e-3 if dtype == jnp.float32 else 1e-6
-    return walk.at, walk.value, walk.promised <= enough * walk.value + rounding
+    return walk.parameters, walk.value, walk.expected_fall <= enough * walk.value + rounding
 
 
 class _Walk(NamedTuple):
     """Newton's state in every lane."""
 
-    at: Float[Array, "parameters lanes"]
+    parameters: Float[Array, "parameters lanes"]
     value: Float[Array, " lanes"]
     damping: Float[Array, " lanes"]
-    promised: Float[Array, " lanes"]  # by reweighted least squares, before the last step
+    expected_fall: Float[Array, " lanes"]  # of the value, by reweighted least squares, before the last step
     busy: Bool[Array, " lanes"]
 
 
 def _walked(piece: Piece, points: Points, delta: Array, walk: _Walk, count: Int[Array, ""]) -> _Walk:
-    """Steps until every lane has ended, the last of them in an array of their own: a turn costs by its width."""
+    """Steps until every lane has ended. A step costs by its width, so the last lanes move to a narrower array."""
     lanes = walk.value.shape[0]
     few = lanes // _TAIL if lanes >= _TAIL * _NARROWEST else 0
 
@@ -210,44 +236,45 @@ def _walked(piece: Piece, points: Points, delta: Array, walk: _Walk, count: Int[
     left = jnp.argsort(~walk.busy, stable=True)[:few]
     part, delta, begun = jax.tree.map(lambda x: x[..., left] if x.shape[-1] > 1 else x, (points, delta, walk))
     ended = _walked(piece, part, delta, begun, count)
-    return jax.tree.map(lambda whole, few: whole.at[..., left].set(few), walk, ended)
+    whole: _Walk = jax.tree.map(lambda lanes, few: lanes.at[..., left].set(few), walk, ended)
+    return whole
 
 
 def _step(piece: Piece, points: Points, delta: Array, walk: _Walk) -> _Walk:
-    at, value, damping, promised, busy = walk
-    size, eps, rounding = len(at), jnp.finfo(at.dtype).eps, rounding_of(points)
-    gradient, hessian, metric = derivatives(piece, points, delta, at)
-    # A parameter that its bound holds against the descent direction stays where it is.
-    nudge = -jnp.sign(gradient) * 1e3 * eps * jnp.maximum(jnp.abs(at), 1.0)
-    free = (piece.into_bounds(at + nudge) != at) | (gradient == 0)
+    parameters, value, damping, expected_fall, busy = walk
+    size, eps, rounding = len(parameters), jnp.finfo(parameters.dtype).eps, rounding_of(points)
+    gradient, hessian, metric = derivatives(piece, points, delta, parameters)
+    # A parameter stays where it is if descent would push it out of its bounds.
+    nudge = -jnp.sign(gradient) * 1e3 * eps * jnp.maximum(jnp.abs(parameters), 1.0)
+    free = (piece.into_bounds(parameters + nudge) != parameters) | (gradient == 0)
     damped = [[hessian[i][j] + damping * metric[i][j] for j in range(size)] for i in range(size)]
     step, surrogate = _solved(damped, gradient, free), _solved(metric, gradient, free, _TEST_RIDGE)
-    trial = piece.into_bounds(at + step)
+    trial = piece.into_bounds(parameters + step)
     trial_value = objective(points, piece.log_model(trial, points.inputs), delta)
-    # Newton is quadratic: a step that promises a relative gain of 1e-12 leads to where values no longer tell, and
-    # is taken on the gradient's word.
+    # Newton's method converges quadratically: near the optimum, where a step is expected to gain less than 1e-12 of the
+    # value, values agree to rounding and cannot judge it. This last step is taken because the gradient says so.
     last = (jnp.abs((gradient * step).sum(0)) <= 1e-12 * value + rounding * 1e-3) & (damping <= 1e-3)
     better = (trial_value < jnp.where(last, value * (1 + 100 * eps) + rounding, value)) & busy
     return _Walk(
-        at=jnp.where(better, trial, at),
+        parameters=jnp.where(better, trial, parameters),
         value=jnp.where(better, trial_value, value),
         damping=jnp.where(better, damping * 0.15, jnp.minimum(damping * 5.0, 1e9)),
-        promised=jnp.where(busy, -0.5 * (gradient * surrogate).sum(0), promised),
+        expected_fall=jnp.where(busy, -0.5 * (gradient * surrogate).sum(0), expected_fall),
         busy=busy & ~last & ~(~better & (damping > 1e7)) & jnp.isfinite(value),
     )
 
 
 def rounding_of(points: Points) -> Float[Array, " lanes"]:
-    """The objective of residuals that are nothing but rounding."""
+    """The objective that rounding errors alone would give."""
     return points.weight.sum(0) * (10 * jnp.finfo(points.log_loss.dtype).eps) ** 2
 
 
 def derivatives(
-    piece: Piece, points: Points, delta: Float[Array, " lanes"], at: Float[Array, "parameters lanes"]
+    piece: Piece, points: Points, delta: Float[Array, " lanes"], parameters: Float[Array, "parameters lanes"]
 ) -> tuple[Float[Array, "parameters lanes"], list[list[Array]], list[list[Array]]]:
     """Gradient and Hessian of the objective, and the Hessian of its reweighted least-squares problem."""
-    size, tiny = len(at), jnp.finfo(at.dtype).tiny
-    model, first, second = (piece.derivatives or _by_differentiation(piece))(at, points.inputs)
+    size, tiny = len(parameters), jnp.finfo(parameters.dtype).tiny
+    model, first, second = (piece.derivatives or _by_differentiation(piece))(parameters, points.inputs)
     residual, weight = points.log_loss - model, points.weight
     pull = weight * jnp.clip(residual, -delta, delta)
     inside = weight * (jnp.abs(residual) <= delta)
@@ -263,31 +290,36 @@ def derivatives(
 
 
 def _by_differentiation(piece: Piece) -> Derivatives:
-    def of(at: Array, inputs: Array) -> tuple[Array, list[Array], list[list[Array]]]:
-        units = [jnp.zeros_like(at).at[i].set(1.0) for i in range(len(at))]
+    def with_slopes(parameters: Array, inputs: Array) -> tuple[Array, list[Array], list[list[Array]]]:
+        size = len(parameters)
+        units = [jnp.zeros_like(parameters).at[i].set(1.0) for i in range(size)]
 
-        def slope(at: Array, i: int) -> Array:
-            return jax.jvp(lambda at: piece.log_model(at, inputs), (at,), (units[i],))[1]
+        def slope(p: Array, i: int) -> Array:
+            tangent: Array = jax.jvp(lambda q: piece.log_model(q, inputs), (p,), (units[i],))[1]
+            return tangent
 
-        first = [slope(at, i) for i in range(len(at))]
+        first = [slope(parameters, i) for i in range(size)]
         second = [
-            [jax.jvp(lambda at, i=i: slope(at, i), (at,), (units[j],))[1] for j in range(i + 1)] for i in range(len(at))
+            [jax.jvp(lambda p, i=i: slope(p, i), (parameters,), (units[j],))[1] for j in range(i + 1)]
+            for i in range(size)
         ]
-        return piece.log_model(at, inputs), first, second
+        return piece.log_model(parameters, inputs), first, second
 
-    return of
+    return with_slopes
 
 
 def _solved(
     matrix: list[list[Array]], gradient: Float[Array, "p lanes"], free: Bool[Array, "p lanes"], ridge: float = 1e-2
 ) -> Array:
-    """The step against a gradient in the parameters that are free; 0 in the others, and where there is no step.
+    """Solves `matrix step = -gradient` in the parameters that may move; the step is 0 in the others.
+
+    It is 0 throughout where the system has no finite solution.
 
     Args:
         matrix: symmetric.
-        gradient: what the step goes against.
+        gradient: of the objective.
         free: which parameters may move.
-        ridge: added to the diagonal, in units of the rounding of its sum.
+        ridge: added to the diagonal, as a multiple of the rounding error of the diagonal's sum.
     """
     size, dtype = len(gradient), gradient.dtype
     scale = sum((jnp.abs(matrix[i][i]) for i in range(size)), jnp.asarray(jnp.finfo(dtype).tiny))

@@ -7,22 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-PACKAGES = (
-    "vtune-jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "numpy",
-    "scipy",
-    "tokenizers",
-)
+from vtune_jax.machine.provenance import PACKAGES
 
 
 class Check(NamedTuple):
-    """One line of the report."""
+    """A finding of the doctor, with what to do about it."""
 
     name: str
     good: bool
@@ -31,12 +20,12 @@ class Check(NamedTuple):
 
 
 def checks() -> list[Check]:
-    """Looks at the installation and the machine."""
+    """What is found about the installation and the machine."""
     return [*_versions(), *_devices(), _space()]
 
 
 def main() -> int:
-    """Prints the checks; 1 if one of them failed."""
+    """Prints the checks; returns the exit code, 1 if a check failed."""
     found = checks()
     width = max(len(check.name) for check in found)
     for check in found:
@@ -63,7 +52,7 @@ def _devices() -> list[Check]:
 
         devices = jax.devices()
         value = float(jax.jit(lambda x: (x @ x).sum())(jnp.ones((8, 8))))
-    # Whatever an accelerator's driver raises is the finding.
+    # Drivers of accelerators raise many kinds of error; its words are what is found.
     except Exception as error:
         return [
             Check(
@@ -82,7 +71,7 @@ def _devices() -> list[Check]:
 
 
 def present_accelerator() -> str:
-    """`cuda`, `tpu` or nothing, by what the operating system shows."""
+    """`cuda` or `tpu`, by what the operating system shows; empty if it shows neither."""
     if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
         return "cuda"
     if any(Path("/dev").glob("accel*")) or os.environ.get("TPU_NAME"):
@@ -91,7 +80,12 @@ def present_accelerator() -> str:
 
 
 def missing_accelerator(backend: str, present: str) -> Check | None:
-    """What to do when the machine has an accelerator that jax does not use."""
+    """The failed check of a machine whose accelerator jax does not use; None if nothing is amiss.
+
+    Args:
+        backend: that jax uses.
+        present: as `present_accelerator` tells.
+    """
     if not present or backend != "cpu":
         return None
     advice = f"pip install -e '.[{present}]'"
@@ -99,7 +93,7 @@ def missing_accelerator(backend: str, present: str) -> Check | None:
         advice += "   (for a driver that only knows CUDA 12: '.[cuda12]')"
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         advice = "unset JAX_PLATFORMS, which holds jax to the CPU"
-    return Check("accelerator", False, f"the machine has one ({present}), jax uses the CPU", advice)
+    return Check("accelerator", False, f"the machine has an accelerator ({present}), jax uses the CPU", advice)
 
 
 def _space() -> Check:

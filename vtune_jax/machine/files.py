@@ -1,38 +1,59 @@
-"""Files written whole or not at all, read as JSON, and hashed."""
+"""Files that are written whole or not at all, and hashes of files."""
 
 import hashlib
-import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import orjson
+
+from vtune_jax.machine.json_values import as_json
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The path of a temporary file beside `path`, which takes its place when the block ends without an error.
+
+    A process killed inside the block leaves `path` as it was, and the temporary file `NAME.tmp`, which the next
+    writer of `path` overwrites. After an error the temporary file is removed.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A binary stream whose content becomes the file `path` when the block ends without an error."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all; text as UTF-8."""
+    with written_whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Writes `as_json(value)` whole or not at all, indented for people."""
+    write_whole(path, as_json(value, indent=True))
 
 
 def read_json(path: Path) -> Any:
-    """Parses a file that a stage wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    """The value of a JSON file."""
+    return orjson.loads(path.read_bytes())
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content; empty if there is none."""
+    """SHA-256 of a file's content in hexadecimal; empty if there is no such file."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:

@@ -1,22 +1,27 @@
-"""Metrics as JSON lines that an interrupted and resumed run writes exactly as an unbroken one.
+"""Metrics as JSON lines that an interrupted and resumed run writes exactly as an unbroken run does.
 
-Only what the seed determines goes here; clocks do not.
+Rows hold what the seed determines, and no times of the clock.
 """
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import orjson
+
+from vtune_jax.machine.files import write_whole
+from vtune_jax.machine.json_values import as_json
 
 
 class JsonLines:
-    """An append-only file of rows, each with a `step`, that can be cut back to a checkpoint."""
+    """A file of rows, each with a `step`, that grows at its end and can be cut back to a checkpoint."""
 
     def __init__(self, path: Path | None) -> None:
-        """Opens (and creates the folder of) a file; None writes nothing."""
+        """Creates the file's folder.
+
+        Args:
+            path: of the file; None writes nothing.
+        """
         self.path = path
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,36 +30,20 @@ class JsonLines:
         """Writes rows and hands them to the operating system, so that a killed process loses none of them."""
         if self.path is None:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows)
+        with self.path.open("ab") as file:
+            file.writelines(as_json(row) for row in rows)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All whole rows; a last line cut short by a kill is left out."""
+        """All whole rows; a last line that a kill cut short is left out."""
         if self.path is None or not self.path.exists():
             return
-        with self.path.open(encoding="utf-8") as file:
+        with self.path.open("rb") as file:
             for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
+                if line.endswith(b"\n"):
+                    yield orjson.loads(line)
 
     def cut(self, step: int) -> None:
-        """Drops the rows after `step`: the resumed run writes them again."""
+        """Drops the rows after `step`, which the resumed run writes again."""
         if self.path is None:
             return
-        kept = [row for row in self.rows() if row["step"] <= step]
-        replacement = self.path.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        replacement.replace(self.path)
-
-
-def plain(value: Any) -> Any:
-    """Arrays and numpy scalars as JSON values; NaN and infinities, which JSON lacks, as null."""
-    if isinstance(value, Mapping):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "tolist"):
-        return plain(np.asarray(value).tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        write_whole(self.path, b"".join(as_json(row) for row in self.rows() if row["step"] <= step))

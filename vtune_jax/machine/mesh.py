@@ -1,15 +1,15 @@
-"""Devices: the mesh that a batch is split over, and values placed on it."""
+"""Devices: the mesh over which a batch is split, and values placed on it."""
 
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array, PyTree
 
 
 def data_mesh(batch: int) -> Mesh | None:
-    """All devices in a row, for data parallelism; None where there is one.
+    """A mesh of all devices in a row, over which a batch is split; None where there is only one device.
 
     Raises:
         ValueError: the batch does not divide by the number of devices.
@@ -22,11 +22,22 @@ def data_mesh(batch: int) -> Mesh | None:
     return Mesh(np.array(devices), ("data",))
 
 
-def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """The same values on every device of the mesh, or on the one device.
+def everywhere(mesh: Mesh | None) -> Sharding:
+    """Where values lie that every device of the mesh holds whole; the one device where there is no mesh."""
+    return SingleDeviceSharding(jax.local_devices()[0]) if mesh is None else NamedSharding(mesh, PartitionSpec())
 
-    Placed explicitly even there: a jitted step compiles once for fresh arrays and once more for those that have been
-    placed, by a checkpoint or by itself.
+
+def template(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Shapes, dtypes and placement of what `replicate` gives, for arrays or their shapes; nothing is computed."""
+    place = everywhere(mesh)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree)
+
+
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """The same values on every device of the mesh; without a mesh, on the only device.
+
+    Values are placed explicitly even on a single device: a jitted step would otherwise compile twice, once for fresh
+    arrays and once for arrays that a checkpoint or the step itself has placed.
     """
     if mesh is None:
         return jax.device_put(tree, jax.local_devices()[0])
@@ -35,7 +46,7 @@ def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
         return jax.device_put(tree, everywhere)
 
     def on_all_hosts(leaf: Any) -> Array:
-        # Each process has the value and gives it to its own devices; nothing is sent.
+        # Each process has the value and copies it to its own devices; nothing is sent between processes.
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, everywhere, lambda index: host[index])
 

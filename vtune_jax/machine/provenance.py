@@ -1,10 +1,45 @@
 """Where results come from: commit, versions, machine."""
 
-from __future__ import annotations
-
+import dataclasses
+import platform
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+
+PACKAGES = (
+    "vtune-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "scipy",
+    "tokenizers",
+)
+"""The packages whose versions may change results."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Program and machine that computed something."""
+
+    commit: str  # see `commit`
+    versions: dict[str, str]  # of Python and of `PACKAGES`
+    machine: str  # processor, number and kind of devices
+
+    @classmethod
+    def here(cls) -> "Provenance":
+        """The provenance of what this process computes."""
+        import jax
+
+        return cls(
+            commit=commit(),
+            versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            machine=f"{platform.machine()}, {jax.device_count()} x {jax.devices()[0].device_kind}",
+        )
 
 
 def commit() -> str:

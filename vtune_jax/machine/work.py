@@ -1,4 +1,4 @@
-"""Independent tasks done here, by all cores, or by a Ray cluster: the same results from each."""
+"""Independent tasks, done by this process, by all cores or by a Ray cluster, with the same results."""
 
 import multiprocessing
 import os
@@ -16,17 +16,18 @@ WorkEngine = Literal["local", "ray"]
 def do_all(
     function: Callable[[Task], Result], tasks: Sequence[Task], *, engine: WorkEngine = "local", workers: int = 1
 ) -> Iterator[tuple[int, Result]]:
-    """Results with their tasks' numbers, as they come.
+    """Yields the number of a task and its result, in the order in which tasks are finished.
 
     Args:
-        function: of one task; named, so that other processes find it. Its results must not depend on who calls it.
+        function: does a task. It must lie at the top of a module, where other processes can import it, and its result
+            must not depend on the process.
         tasks: what it is called with.
-        engine: processes of this machine, or Ray's workers (`RAY_ADDRESS` names a running cluster), which must see the
-            same files.
-        workers: processes; 1 works in this one. Ray decides for itself.
+        engine: `local`: processes of this machine; `ray`: Ray's workers, which must see the same files (`RAY_ADDRESS`
+            names a running cluster).
+        workers: number of processes; 1: this process does all tasks. Ray chooses its own number.
 
     Raises:
-        UserError: from a task; the others are dropped.
+        UserError: raised by a task; tasks that have not begun are dropped.
     """
     if engine == "ray":
         yield from _by_ray(function, tasks)
@@ -45,7 +46,7 @@ def do_all(
 
 
 def _one_core() -> None:
-    # Each process has its own task: the tokenizer's threads would only get in each other's way.
+    # There is a process for each core already: threads of the tokenizer would compete for the same cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
@@ -62,7 +63,7 @@ def _by_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterat
         _one_core()
         return function(task)
 
-    # A few per worker at a time: a million tasks would fill the driver's memory.
+    # At most 4 tasks per worker are submitted at a time: a million of them would fill the driver's memory.
     limit = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = list(enumerate(tasks))[::-1]
     running: dict[Any, int] = {}
@@ -72,13 +73,13 @@ def _by_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterat
                 number, task = waiting.pop()
                 running[run.remote(task)] = number
             done, _ = ray.wait(list(running), num_returns=1)
-            yield running.pop(done[0]), _got(ray, done[0])
+            yield running.pop(done[0]), _result_of(ray, done[0])
     finally:
         for reference in running:
             ray.cancel(reference, force=False)
 
 
-def _got(ray: Any, reference: Any) -> Any:
+def _result_of(ray: Any, reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

@@ -1,6 +1,7 @@
 """Language models as pure functions of plain parameters."""
 
-from vtune_jax.models.decoder import DecoderConfig, build
-from vtune_jax.models.model import Model
+from vtune_jax.models.decoder import DecoderConfig
+from vtune_jax.models.model import Batch, Family, Model, ModelConfig
+from vtune_jax.models.registry import build, model_configs
 
-__all__ = ["DecoderConfig", "Model", "build"]
+__all__ = ["Batch", "DecoderConfig", "Family", "Model", "ModelConfig", "build", "model_configs"]

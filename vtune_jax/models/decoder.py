@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from vtune_jax.models.model import Model
+from vtune_jax.models.model import Family, Model, losses_from_logits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """The shape of the model; the vocabulary comes from the tokenizer."""
 
+    name: Literal["decoder"] = "decoder"
     layers: int = 4
     width: int = 128  # of the residual stream
     heads: int = 4
@@ -189,7 +190,7 @@ def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], spread: float) -> Float[Arra
     return spread * jax.random.normal(rngs.params(), shape)
 
 
-def build(config: DecoderConfig, vocabulary: int) -> Model:
+def build_decoder(config: DecoderConfig, vocabulary: int) -> Model:
     """The functional form of the decoder: NNX is split once, here, and merged inside `logits`."""
     graph, abstract = nnx.split(nnx.eval_shape(lambda: Decoder(config, vocabulary, nnx.Rngs(0))))
 
@@ -209,4 +210,7 @@ def build(config: DecoderConfig, vocabulary: int) -> Model:
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graph, state)(tokens, segments, positions)
 
-    return Model(config=config, vocabulary=vocabulary, init=init, logits=logits)
+    return Model(config=config, vocabulary=vocabulary, init=init, logits=logits, losses=losses_from_logits(logits))
+
+
+FAMILY = Family(config=DecoderConfig, build=build_decoder)

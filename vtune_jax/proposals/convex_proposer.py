@@ -95,7 +95,8 @@ def _solve(t: Array, prior: Array, a: Array, penalty: Array, caps: Array, tolera
         log_x = jnp.log(jnp.maximum(x, 1e-300))
         logits = (log_x + length * (penalty * log_prior - slope)) / (1.0 + length * penalty)
         free = jax.nn.softmax(jnp.where(present, logits, -jnp.inf))
-        return jax.lax.cond(capped, lambda: to_box(free, low, high), lambda: free)
+        weights: Array = jax.lax.cond(capped, lambda: to_box(free, low, high), lambda: free)
+        return weights
 
     def body(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         x, length, _, steps = carry

@@ -1,36 +1,36 @@
 """The figures of the report: each takes results and returns an interactive plotly figure."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vtune_jax.report.results import ArmResult, Results
+from vtune_jax.report.results import ArmResult, Column, Results, Update
+from vtune_jax.report.style import FONT, INK, LAW_COLOUR, PALETTE, TARGET_COLOUR, colour_of
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers; the control is grey.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7B4173")
-CONTROL_COLOUR, TARGET_COLOUR = "#767676", "#009E73"
-FONT = "Inter, system-ui, -apple-system, 'Segoe UI', sans-serif"
 _COLUMNS = 3
+_Shape = dict[str, Any]
 _DASHED = {"color": TARGET_COLOUR, "dash": "dash", "width": 1.5}
 
 
 def losses(results: Results) -> go.Figure:
     """Held-out loss of each domain over tokens, with its target and interval: one small picture per domain."""
-    figure = _grid(results.domains)
-    targets = results.targets
+    figure, targets = _grid(results.domains), results.targets
+    shapes: list[_Shape] = []
     for index, (row, column) in enumerate(_cells(len(results.domains))):
         place = {"row": row, "col": column}
         for arm in results.arms.values():
-            figure.add_trace(_line(results, arm, _column(arm, "heldout_loss", index), show=index == 0), **place)
-        # Lines and bands are only drawn in a picture that already holds a curve.
+            values = _over_updates(arm, lambda update: update.heldout_loss, index)
+            figure.add_trace(_line(results, arm, values, show=index == 0), **place)
         lower, upper, target = targets.lower[index], targets.upper[index], targets.target[index]
         if lower is not None and upper is not None:
-            figure.add_hrect(y0=lower, y1=upper, fillcolor=TARGET_COLOUR, opacity=0.12, line_width=0, **place)
+            band = {"type": "rect", "fillcolor": TARGET_COLOUR, "opacity": 0.12, "line": {"width": 0}}
+            shapes.append({**band, **_across(index, lower, upper)})
         if target is not None:
-            figure.add_hline(y=target, line=_DASHED, **place)
+            shapes.append({"type": "line", "line": _DASHED, **_across(index, target, target)})
+    figure.update_layout(shapes=shapes)
     return _styled(figure, height=240 * math.ceil(len(results.domains) / _COLUMNS) + 80)
 
 
@@ -40,20 +40,22 @@ def remaining(results: Results) -> go.Figure:
     for index, (row, column) in enumerate(_cells(len(results.domains))):
         place = {"row": row, "col": column}
         for arm in results.arms.values():
-            figure.add_trace(_line(results, arm, _column(arm, "remaining", index), show=index == 0), **place)
-        figure.add_hline(y=0, line=_DASHED, **place)
+            values = _over_updates(arm, lambda update: update.remaining, index)
+            figure.add_trace(_line(results, arm, values, show=index == 0), **place)
+    domains = range(len(results.domains))
+    figure.update_layout(shapes=[{"type": "line", "line": _DASHED, **_across(index, 0, 0)} for index in domains])
     figure.update_yaxes(tickformat=".0%")
     return _styled(figure, height=240 * math.ceil(len(results.domains) / _COLUMNS) + 80)
 
 
 def weights(results: Results) -> go.Figure:
-    """Weights over tokens of every arm whose weights move, with the prior dotted."""
+    """Weights over tokens of every arm but the control, with the prior dotted."""
     arms = results.challengers or list(results.arms.values())
     figure = make_subplots(1, len(arms), subplot_titles=[arm.name for arm in arms], shared_yaxes=True)
     for place, arm in enumerate(arms, start=1):
         for index, name in enumerate(results.domains):
             colour = PALETTE[index % len(PALETTE)]
-            values = _column(arm, "weights", index)
+            values = [update.weights[index] for update in arm.updates]
             line = go.Scatter(
                 x=_tokens(arm),
                 y=values,
@@ -87,10 +89,10 @@ def reading(results: Results) -> go.Figure:
         figure.add_trace(
             go.Bar(
                 x=list(results.domains),
-                y=last["tokens_read"],
+                y=last.tokens_read,
                 name=arm.name,
                 marker_color=colour_of(results, arm),
-                text=["" if epochs is None else f"{epochs:.2f}×" for epochs in last["epochs"]],
+                text=["" if epochs is None else f"{epochs:.2f}×" for epochs in last.epochs],
                 textposition="outside",
                 cliponaxis=False,
             )
@@ -101,17 +103,17 @@ def reading(results: Results) -> go.Figure:
 
 
 def fits(results: Results) -> go.Figure:
-    """What the proxies measured, what the law makes of it along the real run, and the target with its interval."""
+    """Losses of the proxies, the law's prediction along the real run, and the target with its interval."""
     figure = _grid(results.domains)
     targets, points = results.targets, results.targets.points
     for index, (row, column) in enumerate(_cells(len(results.domains))):
         place = {"row": row, "col": column}
-        measured = [losses[index] for losses in points["loss"]]
+        measured = [losses[index] for losses in points.loss]
         if targets.curve is not None:
-            predicted = [losses[index] for losses in targets.curve["loss"]]
-            along = targets.curve["tokens"]
-            figure.add_trace(_plain_line(along, predicted, "law, along the real run", "#999999", index == 0), **place)
-        figure.add_trace(_markers(points["tokens"], measured, "proxies", PALETTE[0], index == 0), **place)
+            predicted = [losses[index] for losses in targets.curve.loss]
+            along = targets.curve.tokens
+            figure.add_trace(_plain_line(along, predicted, "law, along the real run", LAW_COLOUR, index == 0), **place)
+        figure.add_trace(_markers(points.tokens, measured, "proxies", PALETTE[0], index == 0), **place)
         target = targets.target[index]
         lower, upper = targets.lower[index], targets.upper[index]
         bars: dict[str, Any] = {}
@@ -127,22 +129,13 @@ def training(results: Results) -> go.Figure:
     """Training loss of every arm, smoothed over 10 steps."""
     figure = go.Figure()
     for arm in results.arms.values():
-        raw = [row["loss"] for row in arm.train]
+        raw = [row.loss for row in arm.train]
         smooth = [sum(raw[max(0, end - 10) : end]) / min(end, 10) for end in range(1, len(raw) + 1)]
-        tokens = [row["tokens"] for row in arm.train]
+        tokens = [row.tokens for row in arm.train]
         figure.add_trace(_plain_line(tokens, smooth, arm.name, colour_of(results, arm), True))
     figure.update_xaxes(title_text="training tokens")
     figure.update_yaxes(title_text="nats per token")
     return _styled(figure, height=320)
-
-
-def colour_of(results: Results, arm: ArmResult) -> str:
-    """The same colour for an arm in every figure."""
-    control = results.control
-    if control is not None and arm.name == control.name:
-        return CONTROL_COLOUR
-    names = [challenger.name for challenger in results.challengers]
-    return PALETTE[names.index(arm.name) % len(PALETTE)]
 
 
 def _grid(names: Sequence[str]) -> go.Figure:
@@ -156,11 +149,20 @@ def _cells(count: int) -> Iterator[tuple[int, int]]:
 
 
 def _tokens(arm: ArmResult) -> list[int]:
-    return [row["tokens"] for row in arm.updates]
+    return [update.tokens for update in arm.updates]
 
 
-def _column(arm: ArmResult, name: str, index: int) -> list[float | None]:
-    return [row[name][index] for row in arm.updates]
+def _over_updates(arm: ArmResult, column: Callable[[Update], Column], index: int) -> list[float | None]:
+    return [column(update)[index] for update in arm.updates]
+
+
+def _across(index: int, lower: float, upper: float) -> _Shape:
+    """Where a line or band across the picture of a domain lies.
+
+    Plotly's own `add_hline` copies all shapes at each call, which takes 10 s for 50 domains.
+    """
+    axis = "" if index == 0 else str(index + 1)
+    return {"x0": 0, "x1": 1, "xref": f"x{axis} domain", "y0": lower, "y1": upper, "yref": f"y{axis}"}
 
 
 def _line(results: Results, arm: ArmResult, values: list[float | None], *, show: bool) -> go.Scatter:
@@ -196,7 +198,7 @@ def _styled(figure: go.Figure, height: int) -> go.Figure:
         template="plotly_white",
         height=height,
         margin={"l": 56, "r": 16, "t": 76, "b": 48},
-        font={"family": FONT, "size": 13, "color": "#2b2b2b"},
+        font={"family": FONT, "size": 13, "color": INK},
         legend={"orientation": "h", "yref": "container", "y": 0.99, "yanchor": "top", "x": 1, "xanchor": "right"},
         hovermode="x unified",
         paper_bgcolor="rgba(0,0,0,0)",

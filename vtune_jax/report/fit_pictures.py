@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vtune_jax.report.picture import COLOURS
+from vtune_jax.report.style import PALETTE as COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,18 +1,60 @@
-"""The results of an experiment as one value and one JSON file, which the report is made from."""
+"""The results of an experiment: typed values, one JSON file. Tables, figures and the page are made from them."""
 
 import dataclasses
-import json
-import os
-from collections.abc import Callable
-from functools import partial
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from vtune_jax.errors import UserError
+from vtune_jax.machine.files import read_json, write_whole
+from vtune_jax.machine.json_values import as_json, from_json
 
 SCHEMA_VERSION = 2
 Column = list[float | None]
 """One number per domain; None where there is none."""
+
+
+def column(values: Iterable[float]) -> Column:
+    """Numbers of the domains, with None for NaN and infinities."""
+    return [float(value) if math.isfinite(value) else None for value in values]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Update:
+    """The state after a weight update: what was measured, the new weights, and what has been read so far."""
+
+    step: int  # optimiser steps done
+    tokens: int  # trained on, of all domains
+    weights: list[float]
+    heldout_loss: Column  # nats per token
+    train_loss: Column  # nats per token, in the last batch
+    remaining: Column  # share of the way from the initial to the target loss that is left
+    tokens_read: list[int]
+    epochs: Column
+    order: str = ""  # hash of all rows so far in their order; empty before the first step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepRow:
+    """An optimiser step."""
+
+    step: int
+    tokens: int  # trained on so far
+    loss: float  # nats per token, on the batch
+    learning_rate: float
+    gradient_norm: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Final:
+    """Where an arm ended. Losses are nats per held-out token."""
+
+    heldout_loss: Column
+    remaining: Column  # share of the way from the initial to the target loss that is left
+    base_loss: float  # on the base domain
+    average_loss: float  # mean over domains
+    smallest_progress: float | None  # 1 - the largest `remaining`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,17 +63,31 @@ class ArmResult:
 
     name: str
     method: str  # with its hyper-parameters
-    updates: list[dict[str, Any]]
-    """Rows of `step`, `tokens` and the columns `weights`, `heldout_loss`, `remaining`, `tokens_read`, `epochs`; the
-    first is the base model at step 0."""
-    train: list[dict[str, Any]]  # rows of `step`, `tokens`, `loss`, `learning_rate`, `gradient_norm`
-    final: dict[str, Any]
-    """`heldout_loss` and `remaining` columns; `base_loss`, `average_loss`, `smallest_progress`."""
+    updates: list[Update]  # the first is the base model at step 0
+    train: list[StepRow]
+    final: Final
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Points:
+    """Losses that a law was fitted to."""
+
+    tokens: list[float]  # of each point
+    loss: list[Column]  # [points][domains]
+    run: list[int] = dataclasses.field(default_factory=list)  # of each point: which proxy run it is from
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What a law predicts along the real run."""
+
+    tokens: list[float]  # of each place
+    loss: list[Column]  # [places][domains]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetResult:
-    """What each domain was predicted to reach."""
+    """The loss that each domain was predicted to reach."""
 
     initial: Column
     target: Column
@@ -40,12 +96,42 @@ class TargetResult:
     verdict: list[str]
     advice: list[str]
     law: dict[str, Column] | None  # parameters by name: of L(D) = E + B / D^beta, or of the law with annealing
-    curve: dict[str, Any] | None  # what the law predicts along the real run: `tokens`, `loss` [places][domains]
-    points: dict[str, Any]  # `tokens` of each measurement, `loss` [points][domains]
+    curve: Curve | None
+    points: Points
     target_tokens: int
     proxy_tokens: int
-    level: float
+    level: float  # of the interval from `lower` to `upper`
     notes: list[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What is needed to run an experiment again, and what it ran on."""
+
+    seed: int
+    commit: str
+    config_sha256: str
+    command: str
+    versions: dict[str, str]
+    machine: str
+    parameters: int  # of the model
+    token_budget: int  # of each arm
+    interval: int  # optimiser steps between weight updates
+    prior: list[float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CorpusDomain:
+    """What the manifest tells of a domain; None where the domain's source is tokens, whose documents are not known."""
+
+    name: str
+    is_base: bool
+    train_documents: int | None
+    train_tokens: int
+    heldout_documents: int | None
+    heldout_tokens: int
+    duplicates: int | None  # documents dropped
+    skipped: int | None  # documents that could not be read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,15 +144,12 @@ class Results:
     initial_base_loss: float
     arms: dict[str, ArmResult]
     targets: TargetResult
-    corpus: dict[str, Any]  # the manifest
-    run: dict[str, Any]  # provenance
+    corpus: dict[str, Any]  # the manifest of the prepared corpus
+    run: RunFacts
 
     def save(self, path: Path) -> None:
         """Writes JSON, whole or not at all."""
-        temporary = path.with_name(path.name + ".tmp")
-        content = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
-        temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, as_json({"schema_version": SCHEMA_VERSION, **vars(self)}))
 
     @classmethod
     def load(cls, path: Path) -> "Results":
@@ -76,21 +159,18 @@ class Results:
             UserError: the file is missing, is no results file, or has another schema.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             found = content.pop("schema_version", None)
+            if found == SCHEMA_VERSION:
+                return from_json(cls, content)
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise UserError(
                 f"{path} is no results file ({error})", "run `vtune-jax report CONFIG` to make it"
             ) from error
-        if found != SCHEMA_VERSION:
-            raise UserError(
-                f"{path} has schema version {found}, this program reads {SCHEMA_VERSION}",
-                "run `vtune-jax report CONFIG` to make it again",
-            )
-        content["domains"] = tuple(content["domains"])
-        content["targets"] = TargetResult(**content["targets"])
-        content["arms"] = {name: ArmResult(**arm) for name, arm in content["arms"].items()}
-        return cls(**content)
+        raise UserError(
+            f"{path} has schema version {found}, this program reads {SCHEMA_VERSION}",
+            "run `vtune-jax report CONFIG` to make it again",
+        )
 
     @property
     def control(self) -> ArmResult | None:
@@ -103,78 +183,19 @@ class Results:
         control = self.control
         return [arm for arm in self.arms.values() if control is None or arm.name != control.name]
 
-
-def verdict_sentence(results: Results) -> str:
-    """What came of it in one or two plain sentences, whichever way it went."""
-    control, challengers = results.control, results.challengers
-    if control is None or not challengers:
-        arm = next(iter(results.arms.values()))
-        return f"{arm.name} ended at {arm.final['average_loss']:.3f} nats per token on average."
-    said = []
-    for arm in challengers:
-        ours, theirs = arm.final, control.final
-        pairs = list(zip(ours["heldout_loss"], theirs["heldout_loss"], strict=True))
-        lower = sum(a is not None and b is not None and a < b for a, b in pairs)
-        difference = ours["average_loss"] - theirs["average_loss"]
-        said.append(
-            f"{arm.name} ended below {control.name} on {lower} of {len(results.domains)} domains: on average "
-            f"{ours['average_loss']:.3f} against {theirs['average_loss']:.3f} nats per token ({difference:+.3f}). "
-            f"The slowest domain came {_percent(ours['smallest_progress'])} of the way to its target, against "
-            f"{_percent(theirs['smallest_progress'])}; the loss on the base domain '{results.base}' moved by "
-            f"{ours['base_loss'] - results.initial_base_loss:+.3f} against "
-            f"{theirs['base_loss'] - results.initial_base_loss:+.3f}."
-        )
-    return " ".join(said)
-
-
-def _percent(value: float | None) -> str:
-    return "an unknown share" if value is None else f"{value:.0%}"
-
-
-def table(results: Results) -> tuple[list[str], list[list[str]]]:
-    """The final table as text: a header and one row per domain, then the average and the base domain."""
-    control, arms, targets = results.control, list(results.arms.values()), results.targets
-    compared = results.challengers if control else []
-    header = ["domain", "initial", "target", *(arm.name for arm in arms)]
-    header += [f"{arm.name} − {control.name}" for arm in compared if control]
-    header += [f"{arm.name} to go" for arm in arms] + [f"{arm.name} epochs" for arm in arms]
-
-    def row(
-        name: str, initial: float | None, target: float | None, final: Callable[[ArmResult], float | None]
-    ) -> list[str]:
-        cells = [name, number(initial), number(target), *(number(final(arm)) for arm in arms)]
-        return cells + [signed(final(arm), final(control)) for arm in compared if control]
-
-    rows = []
-    for index, name in enumerate(results.domains):
-        values = row(name, targets.initial[index], targets.target[index], partial(_final_loss, index=index))
-        values += [share(arm.final["remaining"][index]) for arm in arms]
-        rows.append(values + [number(arm.updates[-1]["epochs"][index], 2) for arm in arms])
-    average = row("average", _mean(targets.initial), _mean(targets.target), lambda arm: arm.final["average_loss"])
-    base = row(f"{results.base} (base)", results.initial_base_loss, None, lambda arm: arm.final["base_loss"])
-    blanks = [""] * (2 * len(arms))
-    return header, [*rows, average + blanks, base + blanks]
-
-
-def _final_loss(arm: ArmResult, index: int) -> float | None:
-    return arm.final["heldout_loss"][index]
-
-
-def number(value: float | None, places: int = 3) -> str:
-    """A number, or a dash."""
-    return "–" if value is None else f"{value:.{places}f}"
-
-
-def share(value: float | None) -> str:
-    """A fraction in per cent, or a dash."""
-    return "–" if value is None else f"{value:.0%}"
-
-
-def signed(value: float | None, reference: float | None) -> str:
-    """A difference with its sign, or a dash."""
-    return "–" if value is None or reference is None else f"{value - reference:+.3f}"
-
-
-def _mean(values: Column) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    @property
+    def corpus_domains(self) -> list[CorpusDomain]:
+        """The domains of the corpus, the base domain last."""
+        return [
+            CorpusDomain(
+                name=entry["name"],
+                is_base=entry["role"] == "base",
+                train_documents=entry["train"].get("documents"),
+                train_tokens=entry["train"]["tokens"],
+                heldout_documents=entry["heldout"].get("documents"),
+                heldout_tokens=entry["heldout"]["tokens"],
+                duplicates=entry.get("duplicates"),
+                skipped=entry.get("skipped"),
+            )
+            for entry in self.corpus.get("domains", [])
+        ]

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from vtune_jax.report.results import Results, table, verdict_sentence
+from vtune_jax.report.results import Results
+from vtune_jax.report.words import table, verdict_sentence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def render_table(results: Results, console: "Console") -> None:
-    """Prints the final table and what it says, in two parts where the terminal is too narrow for one."""
+    """Prints the final table and the verdict; the table in two parts where the terminal is too narrow."""
     header, _ = table(results)
     title = f"{results.experiment}: held-out loss, nats per token"
     whole = _drawn(results, title, list(range(len(header))))
@@ -31,9 +32,9 @@ def _drawn(results: Results, title: str, columns: list[int]) -> "Table":
     header, rows = table(results)
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     for column in columns:
-        # An arm's label on one line, what the column says of it on the next.
-        words = header[column].replace(" ", "\n", 1) if column else header[column]
-        drawn.add_column(words, justify="right" if column else "left", overflow="fold", no_wrap=not column)
+        # The label of an arm on the first line, the quantity on the second.
+        title_of_column = header[column].replace(" ", "\n", 1) if column else header[column]
+        drawn.add_column(title_of_column, justify="right" if column else "left", overflow="fold", no_wrap=not column)
     for index, row in enumerate(rows):
         cells = [row[column] for column in columns]
         if any(cells[1:]):

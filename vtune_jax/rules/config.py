@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -38,21 +38,7 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Role:
-    """Temporary: what an arm is in an experiment. To be deleted once `experiment.arms.Arm` holds these fields."""
-
-    label: str = ""  # what the arm is called in files and tables; its name if empty
-    acts_on: Literal["sampling", "loss"] = "sampling"  # "loss": sampled by the prior, tokens weighted in the loss
-    proxy_share: float = number(0.0, high=1.0, static=True)  # positive: a proxy of that share of the steps comes first
-
-    def assert_role(self, moves: bool) -> None:
-        """Refuses a role that only methods with moving weights can have."""
-        if not moves and (self.acts_on != "sampling" or self.proxy_share):
-            raise ValueError("acts_on and proxy_share must be left alone where the mixture does not move.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MethodConfig(Role):
+class MethodConfig:
     """A method with its hyper-parameters; a subclass adds fields and says in `method` what they make.
 
     Every float field is a number that may be traced (`with_numbers`), unless `number(static=True)` marks it or its
@@ -73,7 +59,6 @@ class MethodConfig(Role):
 
     def __post_init__(self) -> None:
         assert_fields(self)
-        self.assert_role(self.moves)
         self.build()
 
     def method(self) -> Method:

@@ -1,125 +1,84 @@
-"""Offline methods: runs at random mixtures, a fit through their losses, and the constant mixture that it proposes."""
-
-from __future__ import annotations
+"""Runs at random mixtures, for all offline arms, and the mixture that each of these arms proposes."""
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
-from vtune_jax import settings
 from vtune_jax.errors import UserError
 from vtune_jax.machine.files import read_json, write_json
-from vtune_jax.proposals.convex_proposer import propose_mixture
-from vtune_jax.proposals.mixing_law import fit_mixing_laws
+from vtune_jax.proposals.propose import propose
 from vtune_jax.proposals.random_mixtures import random_mixtures
-from vtune_jax.proposals.trees import Predict, fit_trees, search_by_simulation
-from vtune_jax.rules import MixingLaws, Olmix, RegMix
 from vtune_jax.rules.offline import Offline
-from vtune_jax.stages.short_runs import measured_run, short_run_key
-from vtune_jax.stages.store import Stage
+from vtune_jax.stages.session import Session, Tools
+from vtune_jax.stages.short_runs import FromBase, losses_after
+from vtune_jax.stages.store import Finished
 
-if TYPE_CHECKING:
-    from vtune_jax.stages.pipeline import Pipeline
-
-FOLDS = 4
-"""Of the cross-validation that says how far a method's predictions can be trusted."""
+RUNS, MIXTURE = "runs.json", "mixture.json"
 
 
-def mixture_runs(pipeline: Pipeline) -> Stage:
-    """Held-out losses after short runs at the prior and at random mixtures, for all offline arms: `runs.json`."""
-    config = pipeline.config
-    steps = max(1, round(config.proxies.length * config.train.steps))
-    pipeline.progress.stage("mixtures", f"{config.proxies.mixtures} runs of {steps} steps at random mixtures")
+@dataclasses.dataclass(frozen=True)
+class MixtureRunsInputs:
+    """What the runs at random mixtures depend on."""
 
-    def work(folder: Path) -> None:
-        rng = np.random.default_rng([config.seed, 1])
-        mixtures = np.vstack([pipeline.prior, random_mixtures(pipeline.prior, config.proxies.mixtures - 1, rng)])
-        losses = [measured_run(pipeline, folder / f"mixture-{n}", steps, one) for n, one in enumerate(mixtures)]
-        write_json(folder / "runs.json", {"mixtures": mixtures.tolist(), "losses": np.stack(losses).tolist()})
-
-    return pipeline.run_folder.stage("mixtures", short_run_key(pipeline, "proxies.length", "proxies.mixtures"), work)
+    start: FromBase
+    steps: tuple[int, ...]  # of each run; the first is at the prior
 
 
-def proposed_mixture(pipeline: Pipeline, arm: Offline, label: str) -> Stage:
-    """The mixture that an offline method proposes from these runs, and what it thinks of it: `mixture.json`."""
-    runs = mixture_runs(pipeline)
-    budget = pipeline.config.train.steps * pipeline.config.data.batch_tokens
+@dataclasses.dataclass(frozen=True)
+class ProposalInputs:
+    """What a proposed mixture depends on."""
 
-    def work(folder: Path) -> None:
-        found = read_json(runs.folder / "runs.json")
-        mixtures, losses = np.array(found["mixtures"]), np.array(found["losses"])
-        try:
-            facts = propose(arm, mixtures, losses, pipeline.prior, pipeline.domain_tokens / budget)
-        except ValueError as error:
-            raise UserError(f"arm '{label}': {str(error).rstrip('.')}", "change that, or proxies.mixtures") from error
-        write_json(folder / "mixture.json", facts)
-
-    key = {"runs": runs.digest, "method": settings.digest(dataclasses.replace(arm, label=""))}
-    return pipeline.run_folder.stage(f"mixture-{label}", key, work)
+    runs: Finished
+    method: Offline
+    prior: tuple[float, ...]
+    epochs: tuple[float, ...]  # tokens of each domain as a share of the run's budget
 
 
-def propose(
-    arm: Offline, mixtures: np.ndarray, losses: np.ndarray, prior: np.ndarray, epochs: np.ndarray
-) -> dict[str, Any]:
-    """The mixture an offline method chooses, what it predicts for it and for the prior, and how well it predicts.
+def mixture_runs(session: Session, start: FromBase, steps: tuple[int, ...]) -> Finished:
+    """Held-out losses after short runs at the prior and at random mixtures: `runs.json`."""
+    purpose = f"{len(steps)} runs of {steps[0]} steps at random mixtures"
+    return session.stage("random mixtures", "mixtures", MixtureRunsInputs(start, steps), _train, purpose=purpose)
 
-    Args:
-        arm: which method, with its options.
-        mixtures: of the runs, [runs, domains].
-        losses: held-out, at their ends, [runs, domains].
-        prior: on the simplex.
-        epochs: tokens of each domain as a share of the run's budget.
+
+def proposed_mixture(
+    session: Session, runs: Finished, method: Offline, arm: str, prior: np.ndarray, epochs: np.ndarray
+) -> Finished:
+    """The mixture that an offline method proposes from these runs, and how well it predicts: `mixture.json`.
+
+    Raises:
+        UserError: the method cannot use the runs.
     """
-    shares = np.array(arm.domain_weights) if arm.domain_weights else np.ones(losses.shape[1])
-    shares = shares / shares.sum()
-    predict = fitted(arm, mixtures, losses, shares)
-    if isinstance(arm, RegMix):
-        draws = np.random.RandomState(arm.draw_seed).dirichlet(np.maximum(prior, 1e-6), arm.draws)
-        mixture, _ = search_by_simulation(predict, draws, best=arm.best)
-    else:
-        assert isinstance(arm, MixingLaws | Olmix)
-        laws = fit_mixing_laws(mixtures, losses, delta=arm.delta)
-        caps = arm.repeats * epochs if isinstance(arm, Olmix) else None
-        mixture = propose_mixture(
-            laws.t, prior, task_weights=shares, divergence_penalty=arm.divergence_penalty, caps=caps
-        ).weights
-    average = losses @ shares
-    order = np.random.default_rng(0).permutation(len(mixtures))
-    held = np.full(len(mixtures), np.nan)
-    for fold in range(FOLDS):
-        out = order[fold::FOLDS]
-        others = np.setdiff1d(order, out)
-        if len(others) > mixtures.shape[1]:
-            held[out] = fitted(arm, mixtures[others], losses[others], shares)(mixtures[out])
-    known = np.isfinite(held)
-    before, after = predict(np.stack([prior, mixture]))
-    return {
-        "mixture": (mixture / mixture.sum()).tolist(),
-        "predicted_loss": {"prior": float(before), "mixture": float(after)},
-        "runs": len(mixtures),
-        "held_out_error": float(np.abs(held - average)[known].mean()) if known.any() else None,
-        "held_out_rank_correlation": _finite(spearmanr(held[known], average[known])[0]) if known.sum() > 2 else None,
-    }
+    inputs = ProposalInputs(runs, method, tuple(prior.tolist()), tuple(epochs.tolist()))
+
+    def work(inputs: ProposalInputs, folder: Path, tools: Tools) -> None:
+        try:
+            _propose(inputs, folder)
+        except ValueError as error:
+            raise UserError(f"arm '{arm}': {str(error).rstrip('.')}", "change that, or proxies.mixtures") from error
+
+    return session.stage(f"mixture of {arm}", "proposal", inputs, work, purpose="the mixture that its law proposes")
 
 
-def fitted(arm: Offline, mixtures: np.ndarray, losses: np.ndarray, shares: np.ndarray) -> Predict:
-    """The method's prediction of the weighted mean loss, as a function of mixtures."""
-    if not isinstance(arm, RegMix):
-        assert isinstance(arm, MixingLaws | Olmix)
-        laws = fit_mixing_laws(mixtures, losses, delta=arm.delta)
-        return lambda wanted: laws.predict(wanted) @ shares
-    average = losses @ shares
-    back = round(arm.held_back * len(mixtures))
-    order = np.random.default_rng(arm.draw_seed).permutation(len(mixtures))
-    kept, stop = order[back:], order[:back]
-    # LightGBM's own minimum of twenty runs a leaf would grow no tree on few of them.
-    leaf = max(2, min(20, len(kept) // 8))
-    validation = (mixtures[stop], average[stop]) if back else None
-    return fit_trees(mixtures[kept], average[kept], validation, trees=arm.trees, min_data_in_leaf=leaf)[0]
+def read_mixture(stage: Finished) -> dict[str, Any]:
+    """What a stage has left in `mixture.json`: the mixture and what is known of it."""
+    return dict(read_json(stage.folder / MIXTURE))
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _train(inputs: MixtureRunsInputs, folder: Path, tools: Tools) -> None:
+    start, prior = inputs.start, np.array(inputs.start.prior)
+    rng = np.random.default_rng([start.seed, 1])
+    mixtures = np.vstack([prior, random_mixtures(prior, len(inputs.steps) - 1, rng)])
+    losses = [
+        losses_after(start, folder / f"mixture-{number}", tools, steps, mixture)
+        for number, (steps, mixture) in enumerate(zip(inputs.steps, mixtures, strict=True))
+    ]
+    write_json(folder / RUNS, {"mixtures": mixtures.tolist(), "losses": np.stack(losses).tolist()})
+
+
+def _propose(inputs: ProposalInputs, folder: Path) -> None:
+    found = read_json(inputs.runs.folder / RUNS)
+    mixtures, losses = np.array(found["mixtures"]), np.array(found["losses"])
+    facts = propose(inputs.method, mixtures, losses, np.array(inputs.prior), np.array(inputs.epochs))
+    write_json(folder / MIXTURE, facts)

@@ -1,17 +1,15 @@
 """The projection shown before anything is trained: what will be read, how often, and what it will cost."""
 
-from __future__ import annotations
+from typing import NamedTuple
 
-from typing import TYPE_CHECKING, NamedTuple
-
-from vtune_jax.stages.target_proxies import design
-
-if TYPE_CHECKING:
-    from vtune_jax.experiment.config import ExperimentConfig
-    from vtune_jax.stages.pipeline import Pipeline
+from vtune_jax.core.needs import NEEDS
+from vtune_jax.experiment.config import ExperimentConfig
+from vtune_jax.stages.corpus import Corpus
+from vtune_jax.stages.supplies import proxy_steps, runs_of
+from vtune_jax.stages.target_proxies import design, real_run
 
 
-class DomainPlan(NamedTuple):
+class DomainProjection(NamedTuple):
     """One domain's share of the budget."""
 
     name: str
@@ -35,10 +33,10 @@ class DomainPlan(NamedTuple):
         return self.limit / self.rows_read
 
 
-class Plan(NamedTuple):
+class Projection(NamedTuple):
     """A run before it runs."""
 
-    domains: tuple[DomainPlan, ...]
+    domains: tuple[DomainProjection, ...]
     parameters: int
     steps: dict[str, int]  # optimiser steps per part of the job
     batch_tokens: int
@@ -47,67 +45,60 @@ class Plan(NamedTuple):
     memory_bytes: int  # parameters, gradients, optimiser state and one batch's logits
 
 
-def make_plan(pipeline: Pipeline) -> Plan:
+def project(config: ExperimentConfig, corpus: Corpus) -> Projection:
     """Counts rows, epochs, steps, evaluations and floating-point operations of the whole job."""
-    config, data = pipeline.config, pipeline.config.data
-    rows_read = config.train.steps * data.batch * pipeline.prior
+    data = config.data
+    rows_read = config.train.steps * data.batch * corpus.prior
+    streams = corpus.domains
     domains = tuple(
-        DomainPlan(name, float(weight), len(store), float(read), data.heldout_rows, limit, stops)
+        DomainProjection(name, float(weight), len(store), float(read), data.heldout_rows, limit, stops)
         for name, weight, store, read, limit, stops in zip(
-            pipeline.prepared.names,
-            pipeline.prior,
-            pipeline.streams.stores,
+            corpus.names,
+            corpus.prior,
+            streams.stores,
             rows_read,
-            pipeline.streams.limits or (None,) * len(rows_read),
-            pipeline.streams.stop or (False,) * len(rows_read),
+            streams.limits or (None,) * len(rows_read),
+            streams.stop or (False,) * len(rows_read),
             strict=True,
         )
     )
-    rounds = design(config) if config.trains_proxies else []
-    proxies = [run.steps for plan in rounds for run in plan.runs]
-    looks = sum(len(run.evaluate_after) for plan in rounds for run in plan.runs)
+    rounds = design(config.targets, real_run(config)) if config.trains_proxies else []
+    proxies = [run for plan in rounds for run in plan.runs]
     before = runs_before(config)
+    pretrain = 0 if config.pretrain.from_run else config.pretrain.steps
     steps = {
-        "pretrain": 0 if config.pretrain.from_run else config.pretrain.steps,
-        "proxies": sum(proxies),
+        "pretrain": pretrain,
+        "proxies": sum(run.steps for run in proxies),
         **{name: sum(runs) for name, runs in before.items()},
-        **{label: config.train.steps for label in config.arm_labels},
+        **{arm.name: config.train.steps for arm in config.arms},
     }
-    interval = config.mixture.interval
-    short = [run for runs in before.values() for run in runs]
-    parts = (steps["pretrain"], *short, *(config.train.steps for _ in config.arms))
-    evaluations = sum(part // interval for part in parts) + looks + 2 * (1 + len(config.arms))
-    vocabulary = pipeline.prepared.vocab_size
-    per_token = config.model.flops_per_token(vocabulary, data.sequence)
-    evaluated = evaluations * len(domains) * data.heldout_rows * data.sequence
+    along = (pretrain, *(run for runs in before.values() for run in runs), *(config.train.steps for _ in config.arms))
+    evaluations = (
+        sum(run // config.mixture.interval for run in along)
+        + sum(len(run.evaluate_after) for run in proxies)
+        + 2 * (1 + len(config.arms))
+    )
+    vocabulary = corpus.prepared.vocab_size
     parameters = config.model.parameters(vocabulary)
+    evaluated = evaluations * len(domains) * data.heldout_rows * data.sequence
     rows_at_once = max(data.batch, data.evaluate_rows_at_once)
-    return Plan(
+    return Projection(
         domains=domains,
         parameters=parameters,
         steps=steps,
         batch_tokens=data.batch_tokens,
         evaluations=evaluations,
         # A forward pass is a third of a training step.
-        flops=per_token * (sum(steps.values()) * data.batch_tokens + evaluated / 3),
+        flops=config.model.flops_per_token(vocabulary, data.sequence)
+        * (sum(steps.values()) * data.batch_tokens + evaluated / 3),
         # Parameters, gradient, two moments; logits, their gradient and log-sum-exp.
         memory_bytes=16 * parameters + 12 * rows_at_once * data.sequence * vocabulary,
     )
 
 
-def runs_before(config: ExperimentConfig) -> dict[str, list[int]]:
-    """Optimiser steps of the runs that some arms need before they train."""
-    proxies, steps = config.proxies, config.train.steps
-    needs = [arm.build().needs for arm in config.arms]
-    short = max(1, round(proxies.length * steps))
-    runs: dict[str, list[int]] = {}
-    if any("reference" in need for need in needs):
-        runs["reference"] = [max(1, round(proxies.reference_length * steps))]
-    if any("graph" in need for need in needs):
-        runs["skill graph"] = [short] * len(config.corpus.domains)
-    if any("proxies" in need for need in needs):
-        runs["random mixtures"] = [short] * proxies.mixtures
-    for label, arm in zip(config.arm_labels, config.arms, strict=True):
-        if arm.proxy_share:
-            runs[f"proxy of {label}"] = [max(config.mixture.interval, round(arm.proxy_share * steps))]
-    return runs
+def runs_before(config: ExperimentConfig) -> dict[str, tuple[int, ...]]:
+    """Optimiser steps of the runs that some arms need before they train, by what the runs are."""
+    needed = {need for arm in config.arms for need in arm.method.build().needs}
+    shared = {NEEDS[need].stage: runs_of(need, config) for need in NEEDS if need in needed}
+    own = {f"proxy of {arm.name}": (proxy_steps(config, arm),) for arm in config.arms if arm.proxy_share}
+    return {name: runs for name, runs in shared.items() if runs} | own

@@ -1,10 +1,8 @@
-"""Short runs at a constant mixture, from the base model, on part of the data."""
+"""Short runs at a constant mixture, from the base model, annealed over their own length."""
 
-from __future__ import annotations
-
+import dataclasses
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import PyTree
@@ -13,47 +11,64 @@ from vtune_jax.core.targets import blank_targets
 from vtune_jax.data.tokens.streams import Streams
 from vtune_jax.machine.files import read_json, write_json
 from vtune_jax.rules import Static
-from vtune_jax.train.heldout import mean_loss
-
-if TYPE_CHECKING:
-    from vtune_jax.stages.pipeline import Pipeline
-
-
-def static_run(pipeline: Pipeline, folder: Path, streams: Streams, steps: int, mixture: np.ndarray) -> np.ndarray:
-    """Trains at a constant mixture, annealed over its own length; returns the held-out losses at its end."""
-    params = train_statically(pipeline, folder, streams, steps, mixture)
-    return mean_loss(pipeline.lab.heldout_sums(params, streams.heldout))
+from vtune_jax.stages.base_model import BaseModel
+from vtune_jax.stages.corpus import Corpus
+from vtune_jax.stages.heldout_losses import losses_of
+from vtune_jax.stages.session import Session, Tools
+from vtune_jax.stages.store import Finished
+from vtune_jax.stages.trainer import Recipe, TrainingRun
+from vtune_jax.train.optimizer import OptimizerConfig
 
 
-def train_statically(pipeline: Pipeline, folder: Path, streams: Streams, steps: int, mixture: np.ndarray) -> PyTree:
-    """The parameters at the end of such a run."""
-    with pipeline.progress.bar(f"{folder.name}: {steps} steps", steps) as tick:
-        state = pipeline.lab.train(
-            folder,
-            streams,
-            pipeline.base_params,
-            blank_targets(mixture),
-            method_config=Static(),
-            optimizer=pipeline.config.train.optimizer,
-            steps=steps,
-            seed=pipeline.config.seed,
-            tick=tick,
-            warn=pipeline.progress.note,
-        )
-    return state.params
+@dataclasses.dataclass(frozen=True)
+class FromBase:
+    """What every run from the base model on the domains depends on."""
+
+    base: BaseModel
+    corpus: Finished
+    recipe: Recipe
+    optimizer: OptimizerConfig
+    seed: int
+    prior: tuple[float, ...]
+    streams: Streams = dataclasses.field(metadata={"bookkeeping": True})  # of the corpus, without limits
 
 
-def measured_run(pipeline: Pipeline, folder: Path, steps: int, mixture: np.ndarray) -> np.ndarray:
-    """Losses after a short run on the domains, of which only these numbers are kept."""
+@dataclasses.dataclass(frozen=True)
+class ShortRunInputs:
+    """What short runs depend on: where they start, and how long they are."""
+
+    start: FromBase
+    steps: int
+
+
+def from_base(session: Session, corpus: Corpus, base: BaseModel) -> FromBase:
+    """What the runs of this experiment from its base model have in common."""
+    config = session.config
+    return FromBase(
+        base=base,
+        corpus=corpus.stage,
+        recipe=base.trainer.recipe,
+        optimizer=config.train.optimizer,
+        seed=config.seed,
+        prior=tuple(corpus.prior.tolist()),
+        streams=corpus.unlimited,
+    )
+
+
+def train_at(start: FromBase, folder: Path, tools: Tools, steps: int, mixture: np.ndarray) -> PyTree:
+    """The parameters at the end of a run at a constant mixture."""
+    run = TrainingRun(method=Static(), optimizer=start.optimizer, steps=steps, seed=start.seed)
+    with tools.progress.bar(f"{folder.name}: {steps} steps", steps) as tick:
+        trainer = tools.trainer(start.recipe)
+        return trainer.train(run, folder, start.streams, start.base.params(), blank_targets(mixture), tick=tick)
+
+
+def losses_after(start: FromBase, folder: Path, tools: Tools, steps: int, mixture: np.ndarray) -> np.ndarray:
+    """Held-out losses at the end of such a run, of which only these numbers are kept."""
     file = folder / "losses.json"
     if not file.exists():
-        losses = static_run(pipeline, folder, pipeline.unlimited_streams, steps, mixture)
-        write_json(file, losses.tolist())
+        params = train_at(start, folder, tools, steps, mixture)
+        write_json(file, losses_of(tools.trainer(start.recipe), params, start.streams).tolist())
         for heavy in ("params", "checkpoints"):
             shutil.rmtree(folder / heavy, ignore_errors=True)
     return np.array(read_json(file))
-
-
-def short_run_key(pipeline: Pipeline, *fields: str) -> dict[str, Any]:
-    """What every run from the base model depends on, and some more fields of the config."""
-    return {"base": pipeline.pretrain.digest, **pipeline.run_key(*fields)}

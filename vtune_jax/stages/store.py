@@ -1,123 +1,168 @@
-"""The run folder: stages cached by content hash, so that a second run starts where the first was killed."""
+"""The store: finished stages, found by all that they depend on, for every run and every cell of a grid."""
 
-import errno
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from vtune_jax import settings
 from vtune_jax.errors import UserError
 from vtune_jax.machine.files import read_json, write_json
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Part of every stage's key; raised when the meaning of a stage's files changes."""
 
+LOCK, KEY, DONE = ".lock", "key.json", "done.json"
 
-class Stage(NamedTuple):
-    """A finished stage: where its files lie, and the digest of everything they depend on."""
+Inputs = TypeVar("Inputs")
+
+
+class Finished(NamedTuple):
+    """A finished stage: where its files lie, and the digest of everything that they depend on."""
 
     folder: Path
     digest: str
 
+    def identity(self) -> str:
+        """What a stage that is built on this one counts of it."""
+        return self.digest
 
-class RunFolder:
-    """One experiment's folder: `stages/NAME-DIGEST/` per stage, with the results beside them.
 
-    A stage's digest covers the part of the config it reads and the digests of the stages it builds on. Changing a
-    field therefore reruns only what depends on it, and changing it back finds the old result again.
+class Store:
+    """A folder of stages, `NAME-DIGEST/` each.
+
+    A stage's inputs are one frozen value, and nothing else reaches its work, so that whatever changes the result counts
+    in the digest. Changing a config field therefore reruns what depends on it, and changing it back finds the old
+    result. A stage that is worked on is locked; another process that wants it waits, and uses it.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        """Opens or creates the folder.
+    def __init__(self, root: Path) -> None:
+        """Opens a store; its folder is made when the first stage is.
 
         Args:
-            folder: of the run.
-            name: of the experiment; a folder belongs to one experiment.
-
-        Raises:
-            UserError: the folder belongs to another experiment, holds something else, or is not writable.
+            root: its folder.
         """
-        self.path = folder
+        self.root = root
         self._hashes: dict[str, list[Any]] | None = None
-        owner = folder / "experiment.json"
-        if owner.exists():
-            other = json.loads(owner.read_text(encoding="utf-8"))["name"]
-            if other != name:
-                raise UserError(
-                    f"the run folder {folder} belongs to the experiment '{other}', this config is '{name}'",
-                    f'give another folder with --run-folder, or set name = "{other}" if it is the same experiment',
-                )
-            return
-        if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
-            raise UserError(
-                f"the folder {folder} is not empty and holds no run", "give another folder with --run-folder"
-            )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot create the run folder {folder} ({error.strerror})", "give another with --run-folder"
-            ) from error
-        write_json(owner, {"name": name})
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps a second process out; the lock dies with its process, however that ends.
+    def folder(self, name: str, inputs: Any) -> Path:
+        """Where the stage of these inputs lies, finished or not."""
+        return self.root / f"{name}-{_digest(_key(name, inputs))}"
+
+    def find(self, name: str, inputs: Any) -> Finished | None:
+        """The stage of these inputs if it is finished."""
+        digest = _digest(_key(name, inputs))
+        folder = self.root / f"{name}-{digest}"
+        return Finished(folder, digest) if (folder / DONE).exists() else None
+
+    def make(
+        self, name: str, inputs: Inputs, work: Callable[[Inputs, Path], None], *, waits: Callable[[], None]
+    ) -> Finished:
+        """The finished stage, worked on here unless it is done or another process does it.
+
+        Args:
+            name: of the stage, the beginning of its folder's name.
+            inputs: a frozen value of all that the result depends on; see `settings.identity`.
+            work: called with the inputs and the stage's folder, which it fills. It may find files there of a process
+                that was killed, and must then end with the same files as if it had not been.
+            waits: called once if another process is working on the stage.
 
         Raises:
-            UserError: another process is running in this folder.
+            UserError: the store's folder cannot be written to.
         """
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise
-                raise UserError(
-                    f"another process is running in {self.path}", "wait for it, or give another --run-folder"
-                ) from error
-            yield
+        if found := self.find(name, inputs):
+            return found
+        key = _key(name, inputs)
+        folder, digest = self.root / f"{name}-{_digest(key)}", _digest(key)
+        with locked(folder, waits):
+            if not (folder / DONE).exists():
+                (folder / KEY).write_text(key + "\n", encoding="utf-8")
+                work(inputs, folder)
+                write_json(folder / DONE, {"digest": digest})
+        return Finished(folder, digest)
 
     def hashed(self, path: Path) -> str:
         """The SHA-256 of a file's content, remembered as long as its length and time of change stay the same."""
-        known_file = self.path / "hashes.json"
+        memory = self.root / "hashes.json"
         if self._hashes is None:
-            self._hashes = read_json(known_file) if known_file.exists() else {}
-        stat = path.stat()
+            self._hashes = read_json(memory) if memory.exists() else {}
+        stat, name = path.stat(), str(path.absolute())
         stamp = [stat.st_size, stat.st_mtime_ns]
-        found = self._hashes.get(str(path.absolute()))
-        if found is None or found[:2] != stamp:
+        known = self._hashes.get(name)
+        if known is None or known[:2] != stamp:
             with path.open("rb") as file:
-                found = [*stamp, hashlib.file_digest(file, "sha256").hexdigest()]
-            self._hashes[str(path.absolute())] = found
-            write_json(known_file, self._hashes)
-        return found[2]
+                known = [*stamp, hashlib.file_digest(file, "sha256").hexdigest()]
+            self._hashes[name] = known
+            make_folder(self.root)
+            write_json(memory, self._hashes)
+        return str(known[2])
 
-    def stage(self, name: str, key: dict[str, Any], work: Callable[[Path], None]) -> Stage:
-        """Does the work unless it is done.
 
-        Args:
-            name: of the stage, part of its folder's name.
-            key: JSON of all it depends on; written beside its files.
-            work: fills the folder it is given. It may find files there from a run that was killed, and must then
-                end with the same files as if it had not.
-        """
-        text = json.dumps({"version": STAGE_VERSION, "stage": name, **key}, sort_keys=True, indent=1)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        folder = self.path / "stages" / f"{name}-{digest[:8]}"
-        done = folder / "done.json"
-        if not done.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "key.json").write_text(text + "\n", encoding="utf-8")
-            work(folder)
-            write_json(done, {"digest": digest})
-        return Stage(folder, digest)
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it.
 
-    def is_done(self, name: str, key: dict[str, Any]) -> bool:
-        """Whether `stage` would find its work done."""
-        text = json.dumps({"version": STAGE_VERSION, "stage": name, **key}, sort_keys=True, indent=1)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return (self.path / "stages" / f"{name}-{digest}" / "done.json").exists()
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot create the folder {folder} ({error.strerror})", "give others with --run-folder and --store"
+        ) from error
+
+
+@contextmanager
+def locked(folder: Path, waits: Callable[[], None]) -> Iterator[None]:
+    """Holds a folder's lock, which is let go when the process ends, however it ends.
+
+    Args:
+        folder: is made if it does not exist.
+        waits: called once if another process holds the lock.
+    """
+    while True:
+        make_folder(folder)
+        with (folder / LOCK).open("a") as file:
+            if not _try_lock(file.fileno()):
+                waits()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever held the lock may have removed the folder, and this file with it.
+            if _is(folder / LOCK, file.fileno()):
+                yield
+                return
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the folder's lock."""
+    try:
+        with (folder / LOCK).open("a") as file:
+            return not _try_lock(file.fileno())
+    except OSError:
+        return False
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file))
+    except FileNotFoundError:
+        return False
+
+
+def _key(name: str, inputs: Any) -> str:
+    return json.dumps({"version": STAGE_VERSION, "stage": name, **settings.identity(inputs)}, sort_keys=True, indent=1)
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]

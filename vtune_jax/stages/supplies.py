@@ -1,160 +1,219 @@
-"""What an arm is given before its first step: its mixture, its method's constants, a reference model.
+"""What an arm gets before its first step: its mixture, its method's constants, a reference model.
 
-Each is a cached stage of its own where it takes training: a reference model, runs at random mixtures, one run per
-domain for a skill graph, a proxy on which a method moves weights whose average is then kept.
+Each is a stage of its own where it takes training: a reference model, runs at random mixtures, one run per domain for a
+skill graph, a proxy on which a method moves weights whose average the arm then keeps. `core.needs.NEEDS` says how long
+these runs are; `MAKERS` makes them.
 """
 
-from __future__ import annotations
-
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import PyTree
 
-from vtune_jax import settings
+from vtune_jax.core.needs import NEEDS
+from vtune_jax.core.targets import make_targets
 from vtune_jax.errors import UserError
-from vtune_jax.experiment.config import MethodConfig
+from vtune_jax.experiment.arms import Arm
+from vtune_jax.experiment.config import ExperimentConfig
 from vtune_jax.machine.files import read_json, write_json
-from vtune_jax.machine.json_lines import JsonLines
-from vtune_jax.rules import Static
-from vtune_jax.rules.config import MethodConfig as AnyMethod
+from vtune_jax.rules.config import MethodConfig
 from vtune_jax.rules.offline import Offline
-from vtune_jax.stages.mixture_runs import proposed_mixture
-from vtune_jax.stages.short_runs import measured_run, short_run_key, train_statically
-from vtune_jax.stages.store import Stage
-from vtune_jax.stages.target_losses import targets_from
-from vtune_jax.train.heldout import mean_loss
+from vtune_jax.rules.static import Static
+from vtune_jax.stages.corpus import Corpus
+from vtune_jax.stages.heldout_losses import HeldoutLosses, losses_of
+from vtune_jax.stages.mixture_runs import MIXTURE, mixture_runs, proposed_mixture, read_mixture
+from vtune_jax.stages.session import Session, Tools
+from vtune_jax.stages.short_runs import FromBase, ShortRunInputs, losses_after, train_at
+from vtune_jax.stages.store import Finished
+from vtune_jax.stages.target_losses import TargetLosses
+from vtune_jax.stages.train_arm import Moving, carry_out, mean_weights
 
-if TYPE_CHECKING:
-    from vtune_jax.core.types import Targets
-    from vtune_jax.stages.pipeline import Pipeline
-
-
-class Given(NamedTuple):
-    """What an arm is given."""
-
-    method: MethodConfig  # that moves the weights; static where the mixture is constant
-    mixture: np.ndarray  # it starts from, and its prior
-    targets: Targets
-    reference: Stage | None  # whose parameters are the reference model's, of methods that need one
-    stages: dict[str, str]  # digests of the stages behind all this
-    facts: dict[str, Any]  # about the mixture, for the results
+GRAPH = "graph.json"
 
 
-def given(pipeline: Pipeline, arm: MethodConfig, label: str) -> Given:
-    """Everything the arm needs, made by stages of its own where that takes training."""
-    needs, stages, facts = arm.build().needs, {}, {}
-    constants: dict[str, np.ndarray] = {}
-    mixture = pipeline.prior
-    reference: Stage | None = None
-    method = arm
-    tokens, budget = pipeline.domain_tokens, pipeline.config.train.steps * pipeline.config.data.batch_tokens
-    if "sizes" in needs:
-        constants |= {"sizes": tokens, "budget": np.array(budget)}
-    if "graph" in needs:
-        stage = skill_graph(pipeline)
-        constants["graph"] = np.array(read_json(stage.folder / "graph.json"))
-        stages["graph"] = stage.digest
-    if "reference" in needs:
-        reference = reference_model(pipeline)
-        stages["reference"] = reference.digest
-    if isinstance(arm, Static):
-        mixture, method = arm.mixture(pipeline.prior, tokens, budget), constant_arm(arm)
-    elif isinstance(arm, Offline):
-        stage = proposed_mixture(pipeline, arm, label)
-        facts = read_json(stage.folder / "mixture.json")
-        mixture, method = np.array(facts["mixture"]), constant_arm(arm)
-        stages["proposal"] = stage.digest
-    if "targets" in needs:
-        stages["targets"] = pipeline.targets.digest
-    measured = read_json(pipeline.targets.folder / "targets.json")
-    targets = targets_from(measured, mixture, constants)
+class Context(NamedTuple):
+    """What a need is met from."""
+
+    session: Session
+    corpus: Corpus
+    start: FromBase
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """Of the experiment."""
+        return self.session.config
+
+    @property
+    def budget(self) -> int:
+        """Training tokens of an arm."""
+        return self.config.train.steps * self.config.data.batch_tokens
+
+
+class Supply(NamedTuple):
+    """What meets a need."""
+
+    stage: Finished | None = None
+    constants: dict[str, np.ndarray] = {}  # noqa: RUF012  (never changed)
+
+
+def supplied(context: Context, arm: Arm, initial: HeldoutLosses, targets: TargetLosses | None) -> Moving:
+    """Everything that the arm needs, made by stages of its own where that takes training.
+
+    Args:
+        context: of the experiment.
+        arm: whose method needs it.
+        initial: losses of the base model.
+        targets: target losses, of methods that need them.
+
+    Raises:
+        UserError: constants that the method cannot work with.
+    """
+    method, prior = arm.method, context.corpus.prior
+    needs = method.build().needs
+    supplies = {need: MAKERS[need](context) for need in NEEDS if need in needs and need in MAKERS}
+    constants = {name: value for supply in supplies.values() for name, value in supply.constants.items()}
+    stages = {need: supply.stage for need, supply in supplies.items() if supply.stage is not None}
+    facts: dict[str, Any] = {}
+    mixture = method.mixture(prior, context.corpus.tokens, context.budget)
+    if isinstance(method, Offline):
+        epochs = context.corpus.tokens / context.budget
+        stages["mixture"] = proposed_mixture(context.session, stages["proxies"], method, arm.name, prior, epochs)
+        facts = read_mixture(stages["mixture"])
+        mixture = np.array(facts["mixture"])
+    if targets is not None and targets.stage is not None:
+        stages["targets"] = targets.stage
+    moving = Moving(
+        method=method if method.moves else constant_method(method),
+        acts_on=arm.acts_on,
+        mixture=tuple(mixture.tolist()),
+        supplies={need: stage for need, stage in stages.items() if need not in ("reference", "proxies")},
+        reference=stages.get("reference"),
+        targets=_targets(initial, targets, mixture, constants),
+        facts=facts,
+    )
     if arm.proxy_share:
-        moving = Given(
-            dataclasses.replace(arm, acts_on="loss", proxy_share=0.0), mixture, targets, reference, stages, facts
+        stage = averaged_mixture(context, dataclasses.replace(moving, acts_on="loss"), arm)
+        facts = read_mixture(stage)
+        mixture = np.array(facts["mixture"])
+        moving = Moving(
+            method=constant_method(method),
+            acts_on="sampling",
+            mixture=tuple(mixture.tolist()),
+            # All that the proxy got counts in its own digest.
+            supplies={"proxy": stage},
+            reference=None,
+            targets=_targets(initial, targets, mixture, constants),
+            facts=facts,
         )
-        stage = averaged_mixture(pipeline, moving, label, arm.proxy_share)
-        facts = read_json(stage.folder / "mixture.json")
-        mixture, method = np.array(facts["mixture"]), constant_arm(arm)
-        # The proxy's digest holds all that it was given.
-        targets, reference, stages = targets_from(measured, mixture, constants), None, {"proxy": stage.digest}
     try:
-        method.build().init(targets)
+        moving.method.build().init(moving.targets)
     except ValueError as error:
-        raise UserError(f"arm '{label}': {str(error).rstrip('.')}", "change that value") from error
-    return Given(method, mixture, targets, reference, stages, facts)
+        raise UserError(f"arm '{arm.name}': {str(error).rstrip('.')}", "change that value") from error
+    return moving
 
 
-def constant_arm(arm: AnyMethod) -> Static:
-    """An arm that stays at its mixture, within the constraints of another."""
-    shared = {field.name: getattr(arm, field.name) for field in dataclasses.fields(AnyMethod)}
-    return Static(**{**shared, "name": "static", "acts_on": "sampling", "proxy_share": 0.0})
+def constant_method(method: MethodConfig) -> Static:
+    """A method that stays at its mixture, within the constraints of another."""
+    shared = {field.name: getattr(method, field.name) for field in dataclasses.fields(MethodConfig)}
+    return Static(**{**shared, "name": "static"})
 
 
-def reference_model(pipeline: Pipeline) -> Stage:
+def skill_graph(context: Context) -> Supply:
+    """`A[i, j] = (L_j before - L_j after) / L_j before`, from one short run on domain i alone: `graph.json`."""
+    steps = runs_of("graph", context.config)
+    purpose = f"one run of {steps[0]} steps on each domain alone"
+    stage = context.session.stage(
+        "skill graph", "graph", ShortRunInputs(context.start, steps[0]), _graph, purpose=purpose
+    )
+    return Supply(stage, {"graph": np.array(read_json(stage.folder / GRAPH))})
+
+
+def reference_model(context: Context) -> Supply:
     """The base model trained on at the prior, to which methods compare losses."""
-    config = pipeline.config
-    steps = max(1, round(config.proxies.reference_length * config.train.steps))
-    pipeline.progress.stage("reference", f"a model trained at the prior for {steps} steps")
-
-    def work(folder: Path) -> None:
-        train_statically(pipeline, folder, pipeline.unlimited_streams, steps, pipeline.prior)
-
-    return pipeline.run_folder.stage("reference", short_run_key(pipeline, "proxies.reference_length"), work)
+    (steps,) = runs_of("reference", context.config)
+    inputs = ShortRunInputs(context.start, steps)
+    purpose = f"a model trained at the prior for {steps} steps"
+    return Supply(context.session.stage("reference model", "reference", inputs, _reference, purpose=purpose))
 
 
-def reference_params(pipeline: Pipeline, stage: Stage | None) -> PyTree:
-    """The reference model's parameters, if there is one."""
-    return None if stage is None else pipeline.lab.load_params(stage.folder)
+def sizes(context: Context) -> Supply:
+    """Training tokens of each domain, and of the whole run."""
+    return Supply(constants={"sizes": context.corpus.tokens, "budget": np.array(context.budget)})
 
 
-def skill_graph(pipeline: Pipeline) -> Stage:
-    """`A[i, j] = (L_j before - L_j after) / L_j before`, one short run on domain i alone: `graph.json`."""
-    config = pipeline.config
-    steps = max(1, round(config.proxies.length * config.train.steps))
-    pipeline.progress.stage("graph", f"one run of {steps} steps on each domain alone")
-
-    def work(folder: Path) -> None:
-        before = mean_loss(pipeline.lab.heldout_sums(pipeline.base_params, pipeline.streams.heldout))
-        alone = np.eye(len(before))
-        after = np.stack([measured_run(pipeline, folder / f"on-{i}", steps, alone[i]) for i in range(len(alone))])
-        write_json(folder / "graph.json", ((before - after) / before).tolist())
-
-    return pipeline.run_folder.stage("graph", short_run_key(pipeline, "proxies.length"), work)
+def random_mixture_runs(context: Context) -> Supply:
+    """Losses of runs at random mixtures."""
+    return Supply(mixture_runs(context.session, context.start, runs_of("proxies", context.config)))
 
 
-def averaged_mixture(pipeline: Pipeline, moving: Given, label: str, share: float) -> Stage:
+MAKERS: dict[str, Callable[[Context], Supply]] = {
+    "sizes": sizes,
+    "graph": skill_graph,
+    "reference": reference_model,
+    "proxies": random_mixture_runs,
+}
+"""What is made before an arm trains, by need. Evidence comes from the trainer, and targets from their stage."""
+
+
+def runs_of(need: str, config: ExperimentConfig) -> tuple[int, ...]:
+    """Optimiser steps of the runs that a need takes."""
+    return NEEDS[need].runs(config.job)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProxyInputs:
+    """What a method's proxy depends on."""
+
+    start: FromBase
+    moving: Moving
+    steps: int
+
+
+def averaged_mixture(context: Context, moving: Moving, arm: Arm) -> Finished:
     """The mean of the weights that a method chooses on a proxy, which it weighs the loss of: `mixture.json`.
 
     The mean is over the weights after each update, without those it started from.
     """
-    config, method = pipeline.config, moving.method
-    steps = max(config.mixture.interval, round(share * config.train.steps))
-    pipeline.progress.stage("proxy", f"'{label}' moves the weights of a proxy for {steps} steps")
+    steps = proxy_steps(context.config, arm)
+    names = context.corpus.names
 
-    def work(folder: Path) -> None:
-        with pipeline.progress.bar(f"proxy of {label}", steps, names=pipeline.prepared.names) as tick:
-            pipeline.lab.train(
-                folder,
-                pipeline.unlimited_streams,
-                pipeline.base_params,
-                moving.targets,
-                method_config=method,
-                optimizer=config.train.optimizer,
-                steps=steps,
-                seed=config.seed,
-                tick=tick,
-                warn=pipeline.progress.note,
-                reference=reference_params(pipeline, moving.reference),
-            )
-        path = np.array([row["weights"] for row in JsonLines(folder / "updates.jsonl").rows()])
-        write_json(folder / "mixture.json", {"mixture": path.mean(axis=0).tolist(), "updates": len(path)})
+    def work(inputs: ProxyInputs, folder: Path, tools: Tools) -> None:
+        start = inputs.start
+        title = f"proxy of {arm.name}"
+        carry_out(start, inputs.moving, start.streams, inputs.steps, folder, tools, title=title, names=names)
+        mean, updates = mean_weights(folder)
+        write_json(folder / MIXTURE, {"mixture": mean.tolist(), "updates": updates})
 
-    key = (
-        short_run_key(pipeline)
-        | moving.stages
-        | {"method": settings.digest(dataclasses.replace(method, label="")), "steps": steps}
+    inputs = ProxyInputs(context.start, moving, steps)
+    purpose = f"{arm.method.name} moves the weights of a proxy for {steps} steps"
+    return context.session.stage(f"proxy of {arm.name}", f"proxy-{arm.method.name}", inputs, work, purpose=purpose)
+
+
+def proxy_steps(config: ExperimentConfig, arm: Arm) -> int:
+    """Optimiser steps of the proxy on which an arm finds its mixture; 0 where it has none."""
+    return max(config.mixture.interval, round(arm.proxy_share * config.train.steps)) if arm.proxy_share else 0
+
+
+def _graph(inputs: ShortRunInputs, folder: Path, tools: Tools) -> None:
+    start = inputs.start
+    trainer = tools.trainer(start.recipe)
+    losses = losses_of(trainer, start.base.params(), start.streams)
+    alone = np.eye(len(losses))
+    after = np.stack(
+        [losses_after(start, folder / f"on-{row}", tools, inputs.steps, alone[row]) for row in range(len(alone))]
     )
-    return pipeline.run_folder.stage(f"proxy-{label}", key, work)
+    write_json(folder / GRAPH, ((losses - after) / losses).tolist())
+
+
+def _reference(inputs: ShortRunInputs, folder: Path, tools: Tools) -> None:
+    train_at(inputs.start, folder, tools, inputs.steps, np.array(inputs.start.prior))
+
+
+def _targets(
+    initial: HeldoutLosses, targets: TargetLosses | None, mixture: np.ndarray, constants: dict[str, np.ndarray]
+) -> Any:
+    unknown = np.full(len(mixture), np.nan)
+    target, error = (unknown, unknown) if targets is None else (targets.target, targets.standard_error)
+    return make_targets(initial.domains, target, error, mixture, constants)

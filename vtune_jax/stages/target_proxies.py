@@ -6,27 +6,30 @@ the ends count, and which `L(D) = E + B / D^beta` is fitted to. Where a precisio
 rounds that double, and the proxies end when the targets are sure enough.
 """
 
-from __future__ import annotations
-
+import dataclasses
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from vtune_jax.core.simplex import to_quota
+from vtune_jax.data.mixture.config import DataConfig
 from vtune_jax.data.mixture.spec import fingerprint
 from vtune_jax.data.tokens.streams import Streams
 from vtune_jax.errors import UserError
+from vtune_jax.experiment.config import ExperimentConfig
+from vtune_jax.fits.config import TargetsConfig
 from vtune_jax.machine.files import read_json, write_json
+from vtune_jax.stages.session import Tools
+from vtune_jax.stages.short_runs import FromBase
 from vtune_jax.train.checkpoint import canonical
 from vtune_jax.train.heldout import mean_loss
-from vtune_jax.train.lanes import ShortRun, packed, train_lanes
-
-if TYPE_CHECKING:
-    from vtune_jax.experiment.config import ExperimentConfig
-    from vtune_jax.stages.pipeline import Pipeline
+from vtune_jax.train.lanes import LaneEngine, ShortRun, packed
+from vtune_jax.train.listeners import Shown
+from vtune_jax.train.loop import Run, train
+from vtune_jax.train.optimizer import OptimizerConfig
 
 ROUNDS = 3
 _SHORTEST, _LEAST_ENDS = 4, 4  # steps of the shortest run of a ladder, and runs it must hold
@@ -51,32 +54,48 @@ class Measurement(NamedTuple):
     losses: np.ndarray  # [points, domains]
 
 
-def evaluation_steps(config: ExperimentConfig) -> float:
-    """What one evaluation of all held-out rows costs, in training steps: a forward pass is a third of a step."""
-    data = config.data
-    return len(config.corpus.domains) * data.heldout_rows / data.batch / 3
+@dataclasses.dataclass(frozen=True)
+class RealRun:
+    """The run whose end is predicted, as far as proxies depend on it."""
+
+    steps: int
+    optimizer: OptimizerConfig
+    data: DataConfig
+    domains: int
+
+    @property
+    def tokens(self) -> int:
+        """Its whole budget."""
+        return self.steps * self.data.batch_tokens
+
+    @property
+    def evaluation_steps(self) -> float:
+        """What one evaluation of all held-out rows costs, in training steps: a forward pass is a third of a step."""
+        return self.domains * self.data.heldout_rows / self.data.batch / 3
 
 
-def design(config: ExperimentConfig) -> list[Round]:
-    """The rounds that a config's budget allows.
+def real_run(config: ExperimentConfig) -> RealRun:
+    """The run that every arm of an experiment goes through."""
+    return RealRun(config.train.steps, config.train.optimizer, config.data, len(config.corpus.domains))
+
+
+def design(options: TargetsConfig, real: RealRun) -> list[Round]:
+    """The rounds that the budget allows.
 
     Raises:
         UserError: the budget is too small for any.
     """
-    options, steps = config.targets, config.train.steps
-    budget = options.budget * steps
-    price = evaluation_steps(config)
+    budget, price = options.budget * real.steps, real.evaluation_steps
     if options.proxies == "one":
         least = _LEAST_STEPS + _LEAST_EVALUATIONS * price
         rounds = ROUNDS if options.half_width else 1
         while rounds > 1 and budget / (2**rounds - 1) < least:
             rounds -= 1
         if budget < least:
-            raise _too_small(budget, least / steps)
+            raise _too_small(budget, least / real.steps)
         shares = [2.0**index / (2**rounds - 1) for index in range(rounds)]
-        warmup = config.train.optimizer.warmup_fraction
-        return [_single(share * budget, options.evaluations, price, warmup) for share in shares]
-    return _ladders(budget, price, steps, in_rounds=bool(options.half_width))
+        return [_single(share * budget, options.evaluations, price, real.optimizer.warmup_fraction) for share in shares]
+    return _ladders(budget, price, real.steps, in_rounds=bool(options.half_width))
 
 
 def _single(budget: float, evaluations: int, price: float, warmup: float) -> Round:
@@ -118,16 +137,18 @@ def _too_small(budget: float, wanted: float) -> UserError:
     )
 
 
-def share_read(config: ExperimentConfig, rows: np.ndarray, prior: np.ndarray, longest: int) -> np.ndarray:
+def share_read(real: RealRun, rows: np.ndarray, prior: np.ndarray, longest: int) -> np.ndarray:
     """The sub-sample: which share of each domain's rows the longest proxy reads, a random part; over 1: repeatedly."""
-    return longest * config.data.batch * prior / rows
+    return np.asarray(longest * real.data.batch * prior / rows)
 
 
-def measure_round(pipeline: Pipeline, folder: Path, index: int, plan: Round) -> Measurement:
+def measure_round(
+    start: FromBase, options: TargetsConfig, folder: Path, tools: Tools, index: int, plan: Round
+) -> Measurement:
     """Trains and evaluates the proxies of a round, or reads what they gave."""
     file = folder / f"round-{index}.json"
     if not file.exists():
-        losses = _train(pipeline, folder / f"round-{index}", plan)
+        losses = _train(start, options, folder / f"round-{index}", tools, plan)
         write_json(file, [loss.tolist() for loss in losses])
         shutil.rmtree(folder / f"round-{index}", ignore_errors=True)
     losses = [np.array(loss) for loss in read_json(file)]
@@ -139,32 +160,31 @@ def measure_round(pipeline: Pipeline, folder: Path, index: int, plan: Round) -> 
     )
 
 
-def _train(pipeline: Pipeline, folder: Path, plan: Round) -> list[np.ndarray]:
-    config = pipeline.config
+def _train(start: FromBase, options: TargetsConfig, folder: Path, tools: Tools, plan: Round) -> list[np.ndarray]:
+    trainer = tools.trainer(start.recipe)
     # Rows come in random order, so that a short run reads a random sub-sample; the first part of a domain would be
-    # another text. Proxies are short: how often a domain may be read in the real run is not theirs to keep.
-    stores = tuple(store.first(config.targets.subsample) for store in pipeline.streams.stores)
-    streams = Streams(stores=stores, heldout=pipeline.streams.heldout)
-    spec = pipeline.lab.plan_spec(streams, config.seed)
+    # another text.
+    stores = tuple(store.first(options.subsample) for store in start.streams.stores)
+    streams = Streams(stores=stores, heldout=start.streams.heldout)
+    spec = trainer.plan_spec(streams, start.seed)
     lanes = packed(plan.runs)
-    facts = {"data": fingerprint(spec), "runs": [list(run) for run in plan.runs], **pipeline.lab.facts}
+    facts = {"data": fingerprint(spec), "runs": [list(run) for run in plan.runs], **start.recipe.facts}
     lengths = ", ".join(str(run.steps) for run in plan.runs)
-    with pipeline.progress.bar(f"proxies of {lengths} steps, {len(lanes.of_lane)} at a time", lanes.steps) as tick:
-        return train_lanes(
+    with tools.progress.bar(f"proxies of {lengths} steps, {len(lanes.of_lane)} at a time", lanes.steps) as tick:
+        engine = LaneEngine(
             lanes,
-            pipeline.lab.model,
-            config.train.optimizer,
-            pipeline.base_params,
+            trainer.model,
+            start.optimizer,
+            start.base.params(),
             spec=spec,
             stores=stores,
-            quota=np.asarray(to_quota(jnp.asarray(pipeline.prior, jnp.float32))),
-            heldout_loss=lambda params: mean_loss(pipeline.lab.heldout_sums(params, streams.heldout)),
-            folder=folder,
-            facts=canonical(facts),
-            checkpoint_every=config.loop.checkpoint_every,
-            tick=tick,
-            warn=pipeline.progress.note,
+            quota=np.asarray(to_quota(jnp.asarray(start.prior, jnp.float32))),
+            heldout_loss=lambda params: mean_loss(trainer.heldout_sums(params, streams.heldout)),
+            mesh=trainer.mesh,
         )
+        run = Run(folder=folder, steps=lanes.steps, facts=canonical(facts), loop=start.recipe.loop)
+        listeners = [Shown(tick, tools.progress.note)]
+        return engine.losses(train(run, engine, engine.begin, listeners=listeners))
 
 
 def joined(parts: list[Measurement]) -> Measurement:

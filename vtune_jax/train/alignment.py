@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from vtune_jax.core.types import Alignment, Method, MixtureState
-from vtune_jax.models import Model
+from vtune_jax.core.types import Alignment, MixtureState
+from vtune_jax.models import Batch, Model
 from vtune_jax.train.heldout import Heldout
-from vtune_jax.train.loss import Batch, batch_nats
-from vtune_jax.train.optimizer import OptimizerConfig
+from vtune_jax.train.learn import mean_nats
+from vtune_jax.train.optimizer import learning_rate
 from vtune_jax.train.state import RunConstants
 
 
@@ -22,9 +22,8 @@ def batch_gradients(model: Model, params: PyTree, batch: Batch, domains: int) ->
     """
 
     def mean_loss(params: PyTree, chosen: Bool[Array, " rows"]) -> Float[Array, ""]:
-        nats, counted = batch_nats(model, params, batch)
-        counted = counted & chosen[:, None]
-        return jnp.where(counted, nats, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+        nats, counted = model.losses(params, batch)
+        return mean_nats(nats, counted & chosen[:, None])
 
     chosen = batch["domain"] == jnp.arange(domains)[:, None]
     return jax.lax.map(lambda rows: jax.grad(mean_loss)(params, rows), chosen), chosen.any(axis=1)
@@ -34,13 +33,12 @@ def heldout_gradients(model: Model, params: PyTree, heldout: Heldout) -> PyTree:
     """The gradient of every domain's mean held-out loss, stacked in front; one domain at a time."""
 
     @jax.checkpoint
-    def row_loss(params: PyTree, row: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        nats, counted = batch_nats(model, params, {name: array[None] for name, array in row.items()})
-        return jnp.where(counted, nats, 0.0).sum(), counted.sum().astype(jnp.float32)
+    def row_losses(params: PyTree, row: Batch) -> tuple[Float[Array, " places"], Bool[Array, " places"]]:
+        nats, counted = model.losses(params, {name: array[None] for name, array in row.items()})
+        return nats[0], counted[0]
 
     def mean_loss(params: PyTree, rows: Batch) -> Float[Array, ""]:
-        nats, tokens = jax.lax.map(lambda row: row_loss(params, row), rows, batch_size=16)
-        return nats.sum() / jnp.maximum(tokens.sum(), 1)
+        return mean_nats(*jax.lax.map(lambda row: row_losses(params, row), rows, batch_size=16))
 
     return jax.lax.map(lambda rows: jax.grad(mean_loss)(params, rows), heldout)
 
@@ -77,9 +75,8 @@ def align(train: PyTree, target: PyTree, learning_rate: Float[Array, ""]) -> Ali
 Align = Callable[[MixtureState, PyTree, Int[Array, ""], Batch, RunConstants], tuple[MixtureState, Alignment | None]]
 
 
-def make_align(model: Model, optimizer: OptimizerConfig, method: Method) -> Align:
+def make_align(model: Model, needs: frozenset[str]) -> Align:
     """The function that finds how gradients lie to each other, and keeps them, if the method needs that."""
-    needs = method.needs
 
     def find(
         held: MixtureState, params: PyTree, step: Int[Array, ""], batch: Batch, constants: RunConstants
@@ -91,6 +88,6 @@ def make_align(model: Model, optimizer: OptimizerConfig, method: Method) -> Alig
             train = latest(held.gradients, train, present)
             held = held._replace(gradients=train)
         towards = heldout_gradients(model, params, constants.heldout) if "heldout_alignment" in needs else train
-        return held, align(train, towards, optimizer.learning_rate(step, constants.horizon))
+        return held, align(train, towards, learning_rate(constants.numbers.optimizer, step, constants.numbers.horizon))
 
     return find

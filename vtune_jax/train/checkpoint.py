@@ -18,6 +18,8 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree, UInt32
 
 from vtune_jax.errors import UserError, disk_is_full
+from vtune_jax.machine import hosts
+from vtune_jax.machine.files import read_json, write_json
 
 FORMAT = 1
 SIZES = "sizes.json"
@@ -110,17 +112,17 @@ class Checkpoints:
         A truncated file is so found by its length: its reader, which reads many files at once, would first fill the
         screen with the failures of the reads that it left pending.
         """
-        if jax.process_index() != 0:
+        if not hosts.leads():
             return
         for folder in self._folder.glob("step_[0-9]*"):
             record = folder / SIZES
             if folder.name.removeprefix("step_").isdigit() and not record.exists():
-                record.write_text(json.dumps(_sizes(folder)))
+                write_json(record, _sizes(folder))
 
     def _unequal(self, step: int) -> str | None:
         folder = self._folder / f"step_{step}"
         try:
-            noted, found = json.loads((folder / SIZES).read_text()), _sizes(folder)
+            noted, found = read_json(folder / SIZES), _sizes(folder)
         except (OSError, ValueError):
             # The process died between the checkpoint and its note: only the checksum can tell.
             return None
@@ -178,7 +180,8 @@ def checksum(state: PyTree) -> UInt32[np.ndarray, " 2"]:
     """
     # Leaf by leaf: a program for each shape compiles faster than one for each kind of state.
     sums = [_leaf_checksum(leaf, np.uint32(index)) for index, leaf in enumerate(jax.tree.leaves(state))]
-    return np.array(jax.device_get(sums)).sum(axis=0, dtype=np.uint32)
+    total: np.ndarray = np.array(jax.device_get(sums)).sum(axis=0, dtype=np.uint32)
+    return total
 
 
 @jax.jit
@@ -205,7 +208,8 @@ def _hex(words: UInt32[np.ndarray, " 2"]) -> str:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SIZES)
+    # Without the note itself, and without a half-written note that a kill left.
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(SIZES))
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
@@ -229,4 +233,5 @@ def _differences(was: Any, now: Any) -> str:
 
 def canonical(facts: Facts) -> Facts:
     """Facts as JSON gives them back, so that a saved and a fresh one compare equal."""
-    return json.loads(json.dumps(facts))
+    again: Facts = json.loads(json.dumps(facts))
+    return again

@@ -2,72 +2,72 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from vtune_jax.data.mixture.limits import End, why_ended
+from vtune_jax.data.mixture.limits import why_ended
 from vtune_jax.data.mixture.on_device import TokenTable, build_table, gather
 from vtune_jax.data.mixture.plan import available, plan_steps, steps_left
 from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import RowStore
-from vtune_jax.errors import UserError
-from vtune_jax.machine.mesh import replicate
-from vtune_jax.train.engine import MetricRows
+from vtune_jax.models import Batch
+from vtune_jax.train.mixture_engine import Boundary, Made, MixtureEngine, boundary
 from vtune_jax.train.state import RunConstants, TrainState
 from vtune_jax.train.step import StepMetrics, TrainStep
 
-Scan = Callable[..., tuple[TrainState, StepMetrics]]
-"""`(state, table, constants, *, steps) -> (state, stacked metrics)`."""
+
+class Segment(NamedTuple):
+    """What a part of a run has measured."""
+
+    metrics: StepMetrics  # each [intervals, steps, ...]
+    boundaries: Boundary  # after each interval, [intervals, ...]
 
 
-class DeviceEngine:
+CompiledSegment = Callable[..., tuple[TrainState, Segment]]
+"""`(state, table, constants, *, steps, intervals=1) -> (state, segment)`, the state's memory reused."""
+
+
+class DeviceEngine(MixtureEngine):
     """All tokens lie in accelerator memory and batches are gathered inside one `lax.scan` over the steps."""
 
-    def __init__(self, run: Scan, spec: PlanSpec, stores: Sequence[RowStore], constants: RunConstants) -> None:
+    def __init__(
+        self,
+        run: CompiledSegment,
+        spec: PlanSpec,
+        stores: Sequence[RowStore],
+        constants: RunConstants,
+    ) -> None:
         """Copies the tokens to the device.
 
         Args:
-            run: see `compile_scan`.
+            run: see `compile_segment`.
             spec: of the global batch.
             stores: the rows of each domain.
-            constants: of the run.
+            constants: of the run; the seed among its numbers takes the place of the spec's.
         """
-        self._run, self._spec = run, spec
-        self._stores = stores
-        self.ended: End | None = None
-        self.failure: UserError | None = None
-        self._constants = replicate(constants, None)
+        super().__init__(spec, stores, constants, mesh=None)
+        self._run = run
         self._table = build_table(stores)
 
-    def place(self, state: TrainState) -> TrainState:
-        """See `Engine`."""
-        return replicate(state, None)
-
-    def start(self, state: TrainState) -> TrainState:
-        """See `Engine`."""
-        return replicate(state, None)
-
-    def advance(self, state: TrainState, steps: int) -> tuple[TrainState, MetricRows]:
-        """See `Engine`. Each new number of steps compiles once more."""
-        self.ended = None
+    def _learn(self, state: TrainState, steps: int) -> Made:
+        """Each new number of steps compiles once more."""
         if self._spec.limited:
-            mixture = jax.device_get(state.mixture)
-            made = steps_left(self._spec, int(state.step), steps, mixture.quota, mixture.cursor)
+            mixture: Any = jax.device_get(state.mixture)
+            made = steps_left(self._spec, self._step, steps, mixture.quota, mixture.cursor)
             if not made:
-                self.ended = why_ended(self._spec, mixture.quota, mixture.cursor, self._stores)
-                return state, []
+                return state, [], why_ended(self._spec, mixture.quota, mixture.cursor, self._stores)
             steps = made
-        state, stacked = self._run(state, self._table, self._constants, steps=steps)
-        columns = jax.device_get(stacked)
-        return state, [{name: column[index] for name, column in columns.items()} for index in range(steps)]
+        state, found = self._run(state, self._table, self._constants, steps=steps)
+        columns = {name: column[0] for name, column in jax.device_get(found.metrics).items()}
+        return state, [{name: column[index] for name, column in columns.items()} for index in range(steps)], None
 
     def close(self) -> None:
         """See `Engine`."""
 
 
-def scan_steps(
+def segment(
     train_step: TrainStep,
     spec: PlanSpec,
     row_length: int,
@@ -76,24 +76,53 @@ def scan_steps(
     constants: RunConstants,
     *,
     steps: int,
-) -> tuple[TrainState, StepMetrics]:
-    """Plans, gathers and learns `steps` times in one program; metrics come back stacked.
+    intervals: int = 1,
+) -> tuple[TrainState, Segment]:
+    """Part of a run in one program: a scan over intervals of a scan over their steps.
 
-    All steps are under the same weights, so they are planned at once: fewer and larger operations than step by step.
+    It depends on shapes, the model and the method's structure only: all numbers come from `constants`, so that
+    `jax.vmap` over states and numbers trains the cells of a grid side by side (see `cells`). All steps of an interval
+    are under the same weights: they are planned at once, and the update stands behind them, once for each interval
+    instead of in every step, where a mapped `lax.cond` would evaluate the held-out rows at each.
+
+    Args:
+        train_step: see `make_train_step`.
+        spec: of the global batch; its seed does not matter.
+        row_length: predicted tokens per row.
+        state: before it.
+        table: the tokens of all domains; cells share it.
+        constants: of the run.
+        steps: in each interval, static. No update, and no coming into force, may lie within these: both happen after
+            steps that are multiples of this number away from the state's.
+        intervals: how many, static.
+
+    Returns:
+        the state after it, and what was measured. A step for which the domains have no rows left within the spec's
+        limits is not noticed here: ask `steps_left` first.
     """
-    mixture = state.mixture
-    first = state.step.astype(jnp.uint32)
-    plan, _ = plan_steps(jnp, spec, first, steps, mixture.quota, mixture.cursor)
-    open_domains = available(jnp, spec, plan.after)
 
-    def one(state: TrainState, planned: Any) -> tuple[TrainState, StepMetrics]:
-        domain, row, cursor, left = planned
-        batch = {**gather(table, row_length, domain, row), "cursor": cursor, "available": left}
-        return train_step(state, batch, constants)
+    def one_interval(state: TrainState, _: None) -> tuple[TrainState, Segment]:
+        mixture = state.mixture
+        first, seed = state.step.astype(jnp.uint32), constants.numbers.seed
+        plan, _after = plan_steps(jnp, spec, first, steps, mixture.quota, mixture.cursor, seed=seed)
+        planned = (plan.domain, plan.row, plan.after, available(jnp, spec, plan.after))
 
-    return jax.lax.scan(one, state, (plan.domain, plan.row, plan.after, open_domains))
+        def batch_of(planned: Any) -> Batch:
+            domain, row, cursor, left = planned
+            return {**gather(table, row_length, domain, row), "cursor": cursor, "available": left}
+
+        def one_step(state: TrainState, planned: Any) -> tuple[TrainState, StepMetrics]:
+            return train_step.learn(state, batch_of(planned), constants)
+
+        state, metrics = jax.lax.scan(one_step, state, planned)
+        last = batch_of(jax.tree.map(lambda column: column[-1], planned))
+        state = train_step.update(state, last, constants)
+        return state, Segment(metrics, boundary(state))
+
+    return jax.lax.scan(one_interval, state, length=intervals)
 
 
-def compile_scan(train_step: TrainStep, spec: PlanSpec, row_length: int) -> Scan:
-    """The jitted form for `DeviceEngine`; `steps` is static."""
-    return jax.jit(partial(scan_steps, train_step, spec, row_length), static_argnames="steps", donate_argnums=0)
+def compile_segment(train_step: TrainStep, spec: PlanSpec, row_length: int) -> CompiledSegment:
+    """The jitted form for `DeviceEngine`; `steps` and `intervals` are static."""
+    program = partial(segment, train_step, spec, row_length)
+    return jax.jit(program, static_argnames=("steps", "intervals"), donate_argnums=0)

@@ -14,9 +14,9 @@ from vtune_jax.data.mixture.plan import available
 from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
-from vtune_jax.machine.mesh import replicate
-from vtune_jax.train.engine import MetricRows
-from vtune_jax.train.loss import Batch
+from vtune_jax.machine import hosts
+from vtune_jax.models import Batch
+from vtune_jax.train.mixture_engine import Made, MixtureEngine
 from vtune_jax.train.state import RunConstants, TrainState
 from vtune_jax.train.step import StepMetrics, TrainStep
 
@@ -24,7 +24,7 @@ CompiledStep = Callable[..., tuple[TrainState, StepMetrics]]
 """`(state, batch, constants) -> (state, metrics)`, the state's memory reused."""
 
 
-class HostEngine:
+class HostEngine(MixtureEngine):
     """Rows are read by the host, batch by batch; for corpora of any size and any number of processes."""
 
     def __init__(
@@ -34,8 +34,6 @@ class HostEngine:
         stores: Sequence[RowStore],
         constants: RunConstants,
         *,
-        interval: int,
-        lag: int = 0,
         mesh: Mesh | None = None,
         workers: int = 0,
         worker_kind: Workers = "threads",
@@ -46,63 +44,53 @@ class HostEngine:
             train_step: jitted, first argument donated; see `compile_step`.
             spec: of the global batch.
             stores: the rows of each domain.
-            constants: of the run.
-            interval: optimiser steps between weight updates.
-            lag: steps until new weights come into force.
+            constants: of the run; the seed among its numbers takes the place of the spec's.
             mesh: devices over which the batch is split, of all processes; None for one device.
             workers: that read ahead, see `MixtureIterator`.
             worker_kind: threads or processes.
+
+        Raises:
+            ValueError: a phase other than 0, by which the iterator's versions of weights cannot begin.
         """
+        super().__init__(spec, stores, constants, mesh=mesh)
+        if self._phase:
+            raise ValueError(f"phase must be 0 for the host engine, got {self._phase}.")
         self._train_step = train_step
-        self._spec, self._stores = spec, stores
-        self._constants = replicate(constants, mesh)
-        self._interval, self._lag = interval, lag
-        self._mesh = mesh
         self._workers: dict[str, Any] = {"workers": workers, "worker_kind": worker_kind}
-        self._step = 0
         self._iterator: MixtureIterator
-        self.ended: End | None = None
-        self.failure: UserError | None = None
 
-    def place(self, state: TrainState) -> TrainState:
+    def start(self, state: TrainState, step: int) -> None:
         """See `Engine`."""
-        return replicate(state, self._mesh)
-
-    def start(self, state: TrainState) -> TrainState:
-        """See `Engine`."""
-        self._step = int(state.step)
-        mixture = jax.device_get(state.mixture)
+        super().start(state, step)
+        mixture: Any = jax.device_get(state.mixture)
         self._iterator = MixtureIterator(
             self._spec,
             self._stores,
             quota=mixture.quota,
             interval=self._interval,
             lag=self._lag,
-            shard=(jax.process_index(), jax.process_count()),
+            shard=hosts.shard(),
             **self._workers,
         )
-        self._iterator.seek(self._step, mixture.cursor, mixture.quota, pending=mixture.pending)
-        return replicate(state, self._mesh)
+        self._iterator.seek(step, mixture.cursor, mixture.quota, pending=mixture.pending)
 
-    def advance(self, state: TrainState, steps: int) -> tuple[TrainState, MetricRows]:
-        """See `Engine`."""
-        self.ended, self.failure = None, None
+    def _learn(self, state: TrainState, steps: int) -> Made:
         if self._step % self._interval == 0:
             self._iterator.post(self._step // self._interval, np.asarray(state.mixture.pending))
         pending: list[StepMetrics] = []
+        stop: End | UserError | None = None
         while len(pending) < steps:
             try:
                 batch = next(self._iterator)
             except StopIteration:
-                self.ended = self._iterator.ended()
+                stop = self._iterator.ended()
                 break
             except UserError as failure:
-                self.failure = failure
+                stop = failure
                 break
             state, metrics = self._train_step(state, self._place(batch), self._constants)
             pending.append(metrics)
-        self._step += len(pending)
-        return state, jax.device_get(pending)
+        return state, jax.device_get(pending), stop
 
     def close(self) -> None:
         """See `Engine`."""
@@ -112,8 +100,8 @@ class HostEngine:
     def _place(self, batch: dict[str, Any]) -> Batch:
         cursor = self._iterator.cursor
         arrays = {name: array for name, array in batch.items() if name != "step"}
-        if self._mesh is not None:
-            rows = NamedSharding(self._mesh, PartitionSpec("data"))
+        if self.mesh is not None:
+            rows = NamedSharding(self.mesh, PartitionSpec("data"))
             arrays = {name: jax.make_array_from_process_local_data(rows, array) for name, array in arrays.items()}
         return {**arrays, "cursor": cursor, "available": available(np, self._spec, cursor)}
 

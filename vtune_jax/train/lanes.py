@@ -4,25 +4,27 @@ On an accelerator a small model leaves most of the machine idle; lanes fill it. 
 without a gap: the longest in one, all the others in the other.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int, PyTree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from vtune_jax.data.mixture.on_host import MixtureIterator
+from vtune_jax.core.types import Cursor
+from vtune_jax.data.mixture.on_host import MixtureIterator, adapted
 from vtune_jax.data.mixture.spec import PlanSpec, start_cursor
 from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
-from vtune_jax.machine.mesh import data_mesh, replicate
-from vtune_jax.models import Model
-from vtune_jax.train.checkpoint import Checkpoints, Facts
-from vtune_jax.train.loss import batch_nats
-from vtune_jax.train.optimizer import OptimizerConfig, descend
+from vtune_jax.machine import hosts
+from vtune_jax.machine.mesh import replicate
+from vtune_jax.models import Batch, Model
+from vtune_jax.train.engine import Advanced, Fault, Row, not_finite
+from vtune_jax.train.learn import LearnState, learn
+from vtune_jax.train.optimizer import OptimizerConfig, OptimizerNumbers, fresh_memory
 
 
 class ShortRun(NamedTuple):
@@ -58,12 +60,11 @@ class Lanes(NamedTuple):
 
 
 class LaneState(NamedTuple):
-    """What changes from step to step; a checkpoint is this tree. Leading axis: lanes."""
+    """What changes from step to step. Leading axis of all but the losses: lanes."""
 
-    params: PyTree
-    optimizer: PyTree
-    cursor: PyTree  # of each lane's stream
-    losses: Array  # [runs, evaluations, domains], nats per token; NaN where not measured yet
+    learner: LearnState
+    cursor: Cursor  # of each lane's stream
+    losses: Float[Array, "runs evaluations domains"]  # nats per token; NaN where not measured yet
 
 
 def packed(runs: Sequence[ShortRun]) -> Lanes:
@@ -75,159 +76,182 @@ def packed(runs: Sequence[ShortRun]) -> Lanes:
     return Lanes(tuple(runs), (tuple(order[:1]), tuple(order[1:])))
 
 
-def train_lanes(
-    lanes: Lanes,
-    model: Model,
-    optimizer: OptimizerConfig,
-    params: PyTree,
-    *,
-    spec: PlanSpec,
-    stores: Sequence[RowStore],
-    quota: np.ndarray,
-    heldout_loss: Callable[[PyTree], np.ndarray],
-    folder: Path,
-    facts: Facts,
-    checkpoint_every: int,
-    tick: Callable[[int, dict[str, Any]], None],
-    warn: Callable[[str], None],
-) -> list[np.ndarray]:
-    """Trains all runs; goes on from a checkpoint if there is one, to the same bits.
+class LaneEngine:
+    """Trains all runs of the lanes and evaluates each where it is due; the loop records, saves and resumes it."""
 
-    Args:
-        lanes: the runs.
-        model: the decoder.
-        optimizer: its schedule spans each run.
-        params: of the base model, which every run starts from.
-        spec: of the batches; every run reads the same stream from its beginning.
-        stores: rows of each domain.
-        quota: weights in fixed point.
-        heldout_loss: parameters to held-out losses per domain.
-        folder: for checkpoints.
-        facts: what the runs are made of; a checkpoint of something else is refused.
-        checkpoint_every: steps.
-        tick: told of progress.
-        warn: told of damaged checkpoints.
+    def __init__(
+        self,
+        lanes: Lanes,
+        model: Model,
+        optimizer: OptimizerConfig,
+        params: PyTree,
+        *,
+        spec: PlanSpec,
+        stores: Sequence[RowStore],
+        quota: np.ndarray,
+        heldout_loss: Callable[[PyTree], np.ndarray],
+        mesh: Mesh | None = None,
+    ) -> None:
+        """Places the base model; `start` opens the streams.
 
-    Returns:
-        for each run, losses [evaluations, domains].
+        Args:
+            lanes: the runs.
+            model: whose loss is descended.
+            optimizer: its schedule spans each run.
+            params: of the base model, which every run starts from.
+            spec: of the batches; every run reads the same stream from its beginning.
+            stores: rows of each domain.
+            quota: weights in fixed point.
+            heldout_loss: parameters to held-out losses per domain.
+            mesh: devices over which each lane's batch is split; None for one device.
+        """
+        self.mesh = mesh
+        self._lanes, self._spec, self._stores, self._quota = lanes, spec, tuple(stores), quota
+        self._heldout_loss = heldout_loss
+        self._base = replicate(params, mesh)
+        self._run_at, self._within = lanes.schedule()
+        self._horizons = np.array([run.steps for run in lanes.runs], np.int32)
+        self._learn, self._numbers = _compiled(model, len(stores)), optimizer.numbers()
+        self._step = 0
+        self._streams: list[MixtureIterator] = []
+        self._batches: list[dict[str, np.ndarray]] = [{}] * len(lanes.of_lane)
 
-    Raises:
-        UserError: a loss that is not finite, or no row left for a batch.
-    """
-    transform, mesh, width = optimizer.build(), data_mesh(spec.batch), len(lanes.of_lane)
-    run_at, within = lanes.schedule()
-    horizons = np.array([run.steps for run in lanes.runs], np.int32)
-    base = replicate(params, mesh)
-    step_all = jax.jit(jax.vmap(_make_step(model, optimizer, transform)), donate_argnums=(0, 1))
-    restart = jax.jit(_make_restart(transform), donate_argnums=(0, 1))
-    most = max(len(run.evaluate_after) for run in lanes.runs)
-    stacked = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], width, axis=0), base)
-    state = replicate(
-        LaneState(
-            params=stacked,
-            optimizer=jax.vmap(transform.init)(stacked),
-            cursor=jax.tree.map(
-                lambda column: np.repeat(np.asarray(column)[None], width, 0), start_cursor(len(stores))
-            ),
-            losses=jnp.full((len(lanes.runs), most, len(stores)), jnp.nan),
-        ),
-        mesh,
-    )
-    checkpoints = Checkpoints(folder / "checkpoints", keep=1, warn=warn)
-    shard = (jax.process_index(), jax.process_count())
-    try:
-        restored = checkpoints.restore(state, facts)
-        first, state = (restored.step, restored.state) if restored else (0, state)
-        losses = np.array(state.losses, np.float64)
-        streams = [
-            MixtureIterator(spec, stores, quota=quota, interval=lanes.steps + 1, shard=shard) for _ in lanes.of_lane
-        ]
-        for lane, stream in enumerate(streams):
-            cursor = jax.tree.map(lambda column, lane=lane: np.asarray(column)[lane], state.cursor)
-            stream.seek(int(within[first, lane]) if first < lanes.steps else 0, cursor, quota)
-        current, memory = state.params, state.optimizer
-        tick(first, {})
-        batches: list[Any] = [None] * width
-        for step in range(first, lanes.steps):
-            active = run_at[step] >= 0
-            begins = active & (within[step] == 0)
-            if begins.any():
-                current, memory = restart(current, memory, base, jnp.asarray(begins))
-            for lane in np.flatnonzero(active).tolist():
-                if begins[lane]:
-                    streams[lane].seek(0, start_cursor(len(stores)), quota)
-                batches[lane] = _next(streams[lane])
-            # A lane that is done goes through the motions on its last batch.
-            held = [batch or batches[int(active.argmax())] for batch in batches]
-            batch = {name: np.stack([part[name] for part in held]) for name in held[0]}
-            current, memory, loss = step_all(
-                current,
-                memory,
-                _placed(batch, mesh),
-                jnp.asarray(within[step]),
-                jnp.asarray(horizons[np.maximum(run_at[step], 0)]),
-                jnp.asarray(active),
+    def begin(self) -> LaneState:
+        """The state before the first step; shapes matter, as each run begins from the base model."""
+        width, lanes, domains = len(self._lanes.of_lane), self._lanes, len(self._stores)
+        most = max(len(run.evaluate_after) for run in lanes.runs)
+        params, cursor = (
+            jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], width, axis=0), tree)
+            for tree in (self._base, start_cursor(domains))
+        )
+        losses = jnp.full((len(lanes.runs), most, domains), jnp.nan)
+        return LaneState(LearnState(params, jax.vmap(fresh_memory)(params)), cursor, losses)
+
+    def next_stop(self, step: int) -> int:
+        """See `Engine`: runs begin and are evaluated within `advance`."""
+        return self._lanes.steps
+
+    def adapt(self, state: LaneState) -> LaneState:
+        """See `Engine`."""
+        return state._replace(cursor=adapted(self._spec.rows, jax.device_get(state.cursor)))
+
+    def start(self, state: LaneState, step: int) -> None:
+        """See `Engine`."""
+        self._step = step
+        cursors: Any = jax.device_get(state.cursor)
+        for lane in range(len(self._lanes.of_lane)):
+            # The shares never change: one version of weights.
+            stream = MixtureIterator(
+                self._spec,
+                self._stores,
+                quota=self._quota,
+                interval=self._lanes.steps + 1,
+                shard=hosts.shard(),
             )
+            within = int(self._within[step, lane]) if step < self._lanes.steps else 0
+            stream.seek(within, jax.tree.map(lambda column, lane=lane: column[lane], cursors), self._quota)
+            self._streams.append(stream)
+
+    def advance(self, state: LaneState, steps: int) -> Advanced[LaneState]:
+        """See `Engine`."""
+        learner, losses = state.learner, np.array(state.losses)
+        measured: list[tuple[Array, Array]] = []
+        updates: list[Row] = []
+        fault: Fault | None = None
+        first = self._step
+        while self._step < first + steps and fault is None:
+            active, within = self._run_at[self._step] >= 0, self._within[self._step]
+            begins = active & (within == 0)
+            if begins.any():
+                learner = _restart(learner, self._base, jnp.asarray(begins))
+            horizons = self._horizons[np.maximum(self._run_at[self._step], 0)]
+            batch = self._next_batch(active, begins)
+            learner, found = self._learn(
+                learner, batch, self._numbers, jnp.asarray(within), horizons, jnp.asarray(active)
+            )
+            measured.append(found)
             for lane in np.flatnonzero(active).tolist():
-                run = lanes.runs[run_at[step, lane]]
-                done = int(within[step, lane]) + 1
-                if done in run.evaluate_after:
-                    at = heldout_loss(jax.tree.map(lambda leaf, lane=lane: leaf[lane], current))
-                    if not np.isfinite(at).all():
-                        raise UserError(
-                            f"a proxy of {run.steps} steps has a held-out loss of {at} after {done}",
-                            "lower peak_learning_rate or clip_norm, or lengthen warmup_fraction",
-                        )
-                    losses[run_at[step, lane], run.evaluate_after.index(done)] = at
-            tick(1, {"loss": float(np.asarray(loss)[int(active.argmax())])})
-            if (step + 1) % checkpoint_every == 0 and step + 1 < lanes.steps:
-                cursors = [stream.cursor for stream in streams]
-                cursor = jax.tree.map(lambda *columns: np.stack(columns), *cursors)
-                saved = LaneState(current, memory, cursor, jnp.asarray(losses, jnp.float32))
-                checkpoints.save(step + 1, replicate(saved, mesh), facts)
-    finally:
-        checkpoints.close()
-    # As a checkpoint holds them, so that a resumed run ends with the same numbers.
-    kept = np.asarray(losses, np.float32).astype(np.float64)
-    return [kept[index, : len(run.evaluate_after)] for index, run in enumerate(lanes.runs)]
+                fault = fault or self._evaluate(learner.params, lane, losses, updates)
+            self._step += 1
+        cursors = [stream.cursor for stream in self._streams]
+        cursor = Cursor(*(np.stack(columns) for columns in zip(*cursors, strict=True)))
+        rows = [self._row(first + place, *row) for place, row in enumerate(jax.device_get(measured))]
+        state = LaneState(learner, *replicate((cursor, losses), self.mesh))
+        return Advanced(state, rows, updates, fault=fault or not_finite(rows))
+
+    def losses(self, state: LaneState) -> list[Float[np.ndarray, "evaluations domains"]]:
+        """Held-out losses of each run at its evaluations, nats per token, of a state at the end."""
+        losses = np.asarray(state.losses, np.float64)
+        return [losses[index, : len(run.evaluate_after)] for index, run in enumerate(self._lanes.runs)]
+
+    def close(self) -> None:
+        """See `Engine`."""
+        for stream in self._streams:
+            stream.close()
+        self._streams.clear()
+
+    def _next_batch(self, active: np.ndarray, begins: np.ndarray) -> Batch:
+        """A batch for each lane; a lane that is done goes through the motions on its last one."""
+        for lane in np.flatnonzero(active).tolist():
+            if begins[lane]:
+                self._streams[lane].seek(0, start_cursor(len(self._stores)), self._quota)
+            try:
+                batch = next(self._streams[lane])
+            except StopIteration:
+                raise UserError("the proxies' sub-sample has no rows left", "raise targets.subsample") from None
+            self._batches[lane] = {name: array for name, array in batch.items() if name != "step"}
+        some = self._batches[int(active.argmax())]
+        stacked = {name: np.stack([(batch or some)[name] for batch in self._batches]) for name in some}
+        if self.mesh is None:
+            return {name: jnp.asarray(array) for name, array in stacked.items()}
+        rows = NamedSharding(self.mesh, PartitionSpec(None, "data"))
+        return {name: jax.make_array_from_process_local_data(rows, array) for name, array in stacked.items()}
+
+    def _evaluate(self, params: PyTree, lane: int, losses: np.ndarray, updates: list[Row]) -> Fault | None:
+        """Measures a lane's run if that is due after this step."""
+        index, done = self._run_at[self._step, lane], int(self._within[self._step, lane]) + 1
+        run = self._lanes.runs[index]
+        if done not in run.evaluate_after:
+            return None
+        found = self._heldout_loss(jax.tree.map(lambda leaf: leaf[lane], params))
+        losses[index, run.evaluate_after.index(done)] = found
+        updates.append({"step": self._step + 1, "run": int(index), "run_step": done, "heldout_loss": found})
+        if np.isfinite(found).all():
+            return None
+        return Fault(
+            f"a proxy of {run.steps} steps has a held-out loss of {found} after {done}",
+            "lower peak_learning_rate or clip_norm, or lengthen warmup_fraction",
+        )
+
+    def _row(self, step: int, loss: np.ndarray, norm: np.ndarray) -> Row:
+        """The mean over the lanes at work, which is not finite where any of theirs is not."""
+        active = self._run_at[step] >= 0
+        return {"step": step + 1, "loss": float(loss[active].mean()), "gradient_norm": float(norm[active].mean())}
 
 
-def _next(stream: MixtureIterator) -> dict[str, np.ndarray]:
-    try:
-        batch = next(stream)
-    except StopIteration:
-        raise UserError("the proxies' sub-sample has no rows left", "raise targets.subsample") from None
-    return {name: array for name, array in batch.items() if name not in ("step", "domain")}
-
-
-def _placed(batch: dict[str, np.ndarray], mesh: Any) -> dict[str, Any]:
-    if mesh is None:
-        return {name: jnp.asarray(array) for name, array in batch.items()}
-    rows = NamedSharding(mesh, PartitionSpec(None, "data"))
-    return {name: jax.make_array_from_process_local_data(rows, array) for name, array in batch.items()}
-
-
-def _make_step(model: Model, optimizer: OptimizerConfig, transform: Any) -> Callable[..., Any]:
-    def mean_nats(params: PyTree, batch: dict[str, Array]) -> Array:
-        nats, counted = batch_nats(model, params, batch)
-        return jnp.where(counted, nats, 0.0).sum() / counted.sum()
+@functools.lru_cache(maxsize=8)
+def _compiled(model: Model, domains: int) -> Callable[..., Any]:
+    """The step of all lanes: rounds of proxies share it."""
 
     def step(
-        params: PyTree, memory: PyTree, batch: dict[str, Array], done: Array, horizon: Array, active: Bool[Array, ""]
-    ) -> tuple[PyTree, PyTree, Array]:
-        loss, gradient = jax.value_and_grad(mean_nats)(params, batch)
-        new, moved, _ = descend(optimizer, transform, gradient, params, memory, done, horizon)
-        kept = jax.tree.map(lambda after, before: jnp.where(active, after, before), (new, moved), (params, memory))
-        return *kept, loss
+        learner: LearnState,
+        batch: Batch,
+        numbers: OptimizerNumbers,
+        done: Array,
+        horizon: Array,
+        active: Bool[Array, ""],
+    ) -> tuple[LearnState, tuple[Array, Array]]:
+        new, learned = learn(model, learner, batch, numbers, done, horizon, domains=domains)
+        new = jax.tree.map(lambda after, before: jnp.where(active, after, before), new, learner)
+        return new, (learned.loss, learned.gradient_norm)
 
-    return step
+    return jax.jit(jax.vmap(step, in_axes=(0, 0, None, 0, 0, 0)), donate_argnums=0)
 
 
-def _make_restart(transform: Any) -> Callable[..., Any]:
-    def restart(params: PyTree, memory: PyTree, base: PyTree, begins: Bool[Array, " lanes"]) -> tuple[PyTree, PyTree]:
-        def chosen(fresh: Array, old: Array) -> Array:
-            return jnp.where(begins.reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
+@functools.partial(jax.jit, donate_argnums=0)
+def _restart(learner: LearnState, base: PyTree, begins: Bool[Array, " lanes"]) -> LearnState:
+    def chosen(fresh: Array, old: Array) -> Array:
+        return jnp.where(begins.reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
 
-        return jax.tree.map(chosen, base, params), jax.tree.map(chosen, transform.init(base), memory)
-
-    return restart
+    restarted: LearnState = jax.tree.map(chosen, LearnState(base, fresh_memory(base)), learner)
+    return restarted

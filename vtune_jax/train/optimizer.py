@@ -1,11 +1,24 @@
 """The optimiser and its learning-rate schedule, with the run's length as a traced value."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
+
+
+class OptimizerNumbers(NamedTuple):
+    """The fields of `OptimizerConfig` as one pytree of float32, which may be traced. Cells of a grid stand in front."""
+
+    peak_learning_rate: Float[Array, "*cells"]
+    warmup_fraction: Float[Array, "*cells"]
+    final_fraction: Float[Array, "*cells"]
+    weight_decay: Float[Array, "*cells"]
+    beta1: Float[Array, "*cells"]
+    beta2: Float[Array, "*cells"]
+    clip_norm: Float[Array, "*cells"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,35 +41,52 @@ class OptimizerConfig:
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} must lie in [0, 1], got {getattr(self, field)}")
 
-    def build(self) -> optax.GradientTransformation:
-        """Gradient to descent direction; the step multiplies it by the learning rate."""
-        return optax.chain(
-            optax.clip_by_global_norm(self.clip_norm),
-            optax.scale_by_adam(b1=self.beta1, b2=self.beta2),
-            optax.add_decayed_weights(self.weight_decay, mask=_matrices),
-            optax.scale(-1.0),
-        )
+    def numbers(self) -> OptimizerNumbers:
+        """What the optimiser computes with."""
+        fields = OptimizerNumbers._fields
+        return OptimizerNumbers(**{name: jnp.asarray(getattr(self, name), jnp.float32) for name in fields})
 
-    def learning_rate(self, step: Int[Array, ""], horizon: Int[Array, ""]) -> Float[Array, ""]:
-        """The rate of the step with this index.
 
-        Both are traced, so that runs of different length, each annealed over its own, share one compiled program.
+def descent(numbers: OptimizerNumbers) -> optax.GradientTransformation:
+    """Gradient to descent direction, which is to be multiplied by the learning rate.
 
-        Args:
-            step: 0 for the first step.
-            horizon: optimiser steps of the whole run.
-        """
-        done = (step + 1).astype(jnp.float32)
-        total = horizon.astype(jnp.float32)
-        warmup = jnp.maximum(jnp.round(self.warmup_fraction * total), 1.0)
-        decayed = jnp.clip((done - warmup) / jnp.maximum(total - warmup, 1.0), 0.0, 1.0)
-        cosine = self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + jnp.cos(jnp.pi * decayed))
-        return self.peak_learning_rate * jnp.minimum(done / warmup, cosine)
+    Built inside the step from traced numbers, which the transformations only compute with; `init` uses none of them, so
+    that the memory holds moments alone. `optax.inject_hyperparams` would keep the numbers in that memory, where a
+    checkpoint brought back old ones in place of the config's.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(numbers.clip_norm),
+        optax.scale_by_adam(b1=numbers.beta1, b2=numbers.beta2),
+        optax.add_decayed_weights(numbers.weight_decay, mask=_matrices),
+        optax.scale(-1.0),
+    )
+
+
+def fresh_memory(params: PyTree) -> optax.OptState:
+    """The optimiser's memory before the first step."""
+    return descent(OptimizerConfig().numbers()).init(params)
+
+
+def learning_rate(numbers: OptimizerNumbers, step: Int[Array, ""], horizon: Int[Array, ""]) -> Float[Array, ""]:
+    """The rate of the step with this index.
+
+    All are traced, so that runs of different length, each annealed over its own, share one compiled program.
+
+    Args:
+        numbers: of the optimiser.
+        step: 0 for the first step.
+        horizon: optimiser steps of the whole run.
+    """
+    done = (step + 1).astype(jnp.float32)
+    total = horizon.astype(jnp.float32)
+    warmup = jnp.maximum(jnp.round(numbers.warmup_fraction * total), 1.0)
+    decayed = jnp.clip((done - warmup) / jnp.maximum(total - warmup, 1.0), 0.0, 1.0)
+    cosine = numbers.final_fraction + (1 - numbers.final_fraction) * 0.5 * (1 + jnp.cos(jnp.pi * decayed))
+    return numbers.peak_learning_rate * jnp.minimum(done / warmup, cosine)
 
 
 def descend(
-    optimizer: OptimizerConfig,
-    transform: optax.GradientTransformation,
+    numbers: OptimizerNumbers,
     gradient: PyTree,
     params: PyTree,
     memory: optax.OptState,
@@ -66,16 +96,15 @@ def descend(
     """One optimiser step: parameters, the optimiser's memory, and the learning rate used.
 
     Args:
-        optimizer: its schedule.
-        transform: what `optimizer.build()` gave.
+        numbers: of the optimiser.
         gradient: of the loss.
         params: before the step.
-        memory: of the transform.
+        memory: of the optimiser.
         step: index of this step.
         horizon: optimiser steps of the whole run.
     """
-    rate = optimizer.learning_rate(step, horizon)
-    direction, memory = transform.update(gradient, memory, params)
+    rate = learning_rate(numbers, step, horizon)
+    direction, memory = descent(numbers).update(gradient, memory, params)
     return optax.apply_updates(params, optax.tree.scale(rate, direction)), memory, rate
 
 

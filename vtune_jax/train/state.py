@@ -1,6 +1,6 @@
 """The train state: one pytree that holds everything a step may change."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ from jaxtyping import Array, Int, PyTree
 from vtune_jax.core.simplex import to_quota
 from vtune_jax.core.types import Cursor, ExcessSums, LossSums, Method, MixtureState, Targets, TokenCount
 from vtune_jax.data.mixture.spec import start_cursor
+from vtune_jax.train.numbers import MethodLike, Numbers, build_method
+from vtune_jax.train.optimizer import fresh_memory
 
 
 class TrainState(NamedTuple):
@@ -25,7 +27,7 @@ class RunConstants(NamedTuple):
     """What a run holds fixed but a compiled step must not: runs that differ only here share one program."""
 
     heldout: dict[str, Int[Array, "domains rows tokens"]]  # the rows behind every held-out loss, as a batch names them
-    horizon: Int[Array, ""]  # optimiser steps of the whole run
+    numbers: Numbers
     reference: PyTree = None  # parameters of the reference model, of methods that need one
 
 
@@ -58,12 +60,19 @@ def no_losses(domains: int) -> LossSums:
     return LossSums(jnp.zeros(domains), jnp.zeros(domains, jnp.int32), squares=jnp.zeros(domains))
 
 
-def start(params: PyTree, transform: optax.GradientTransformation, method: Method, targets: Targets) -> TrainState:
-    """The state before the first step. Copies its arguments: the step donates the state, and the caller keeps his."""
+def start(params: PyTree, method: MethodLike | Method, targets: Targets, numbers: Any = None) -> TrainState:
+    """The state before the first step. Copies its arguments: the step donates the state, and the caller keeps his.
+
+    Args:
+        params: of the base model.
+        method: or its config.
+        targets: of the run.
+        numbers: of the method, in place of the config's own; may be traced.
+    """
     params, targets = jax.tree.map(jnp.array, (params, targets))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        optimizer=transform.init(params),
-        mixture=start_mixture(method, targets, params),
+        optimizer=fresh_memory(params),
+        mixture=start_mixture(build_method(method, numbers), targets, params),
     )

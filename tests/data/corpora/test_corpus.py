@@ -77,7 +77,7 @@ def test_duplicates_are_kept_once_and_counted(tmp_path):
     write(tmp_path / "b.jsonl", documents(1) + documents(0)[:7] + documents(1)[:2])
     messages = []
     manifest = prepared(config, tmp_path / "out", report=messages.append).manifest
-    assert [domain["duplicates"] for domain in manifest["domains"]] == [0, 9, 0]
+    assert [domain.duplicates for domain in manifest.domains] == [0, 9, 0]
     assert messages == ["domain 'b': 9 duplicate documents left out"]
 
 
@@ -96,7 +96,7 @@ def test_text_that_spells_the_end_token_does_not_end_the_document(tmp_path):
     write(tmp_path / "a.jsonl", [*documents(0), f"an {END_OF_TEXT} inside"])
     out = prepared(config, tmp_path / "out")
     ends = sum(
-        int((getattr(out.domain("a"), part).array == out.manifest["end_of_text_id"]).sum())
+        int((getattr(out.domain("a"), part).array == out.manifest.end_of_text_id).sum())
         for part in ("train", "heldout")
     )
     assert ends == 61

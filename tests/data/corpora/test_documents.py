@@ -6,7 +6,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from vtune_jax.data.corpora.documents import Reader, files_of
+from vtune_jax.data.corpora.documents import DocumentReader, files_of
 from vtune_jax.errors import UserError
 
 TEXTS = ["first text", "zweiter Text ä", "third\ntext"]
@@ -24,17 +24,17 @@ def written(tmp_path, name, content):
     [("a.jsonl", bytes), ("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstandard.ZstdCompressor().compress)],
 )
 def test_json_lines_are_read_plain_and_packed(tmp_path, name, pack):
-    assert list(Reader().read(written(tmp_path, name, pack(LINES)))) == TEXTS
+    assert list(DocumentReader().read(written(tmp_path, name, pack(LINES)))) == TEXTS
 
 
 def test_a_text_file_is_one_document(tmp_path):
-    assert list(Reader().read(written(tmp_path, "a.txt", "ä\nb".encode()))) == ["ä\nb"]
+    assert list(DocumentReader().read(written(tmp_path, "a.txt", "ä\nb".encode()))) == ["ä\nb"]
 
 
 def test_parquet_is_read_by_its_text_column(tmp_path):
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"body": TEXTS, "n": [1, 2, 3]}), path, row_group_size=2)
-    assert list(Reader(text_field="body").read(path)) == TEXTS
+    assert list(DocumentReader(text_field="body").read(path)) == TEXTS
 
 
 @pytest.mark.parametrize(
@@ -50,15 +50,15 @@ def test_parquet_is_read_by_its_text_column(tmp_path):
 def test_a_bad_line_is_named_or_skipped_and_counted(tmp_path, content, message):
     path = written(tmp_path, "a.jsonl", content)
     with pytest.raises(UserError, match=message):
-        list(Reader().read(path))
-    patient = Reader(skip_bad=True)
+        list(DocumentReader().read(path))
+    patient = DocumentReader(skip_bad=True)
     assert list(patient.read(path)) == TEXTS
     assert patient.skipped == 1
 
 
 def test_text_that_is_not_utf8_is_named(tmp_path):
     with pytest.raises(UserError, match=r"a.txt: not UTF-8 \(byte 3\)"):
-        list(Reader().read(written(tmp_path, "a.txt", b"ab\xff")))
+        list(DocumentReader().read(written(tmp_path, "a.txt", b"ab\xff")))
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,16 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
 def test_a_damaged_archive_is_named(tmp_path, name, content):
     path = written(tmp_path, name, content)
     with pytest.raises(UserError, match=f"{name} is damaged"):
-        list(Reader().read(path))
+        list(DocumentReader().read(path))
 
 
 def test_a_damaged_parquet_file_and_a_missing_column_are_named(tmp_path):
     with pytest.raises(UserError, match="is no readable parquet file"):
-        list(Reader().read(written(tmp_path, "a.parquet", b"PAR1 nonsense PAR1")))
+        list(DocumentReader().read(written(tmp_path, "a.parquet", b"PAR1 nonsense PAR1")))
     path = tmp_path / "b.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"body": TEXTS}), path)
     with pytest.raises(UserError, match="no column 'text'; found 'body'"):
-        list(Reader().read(path))
+        list(DocumentReader().read(path))
 
 
 def test_a_source_is_a_file_a_folder_or_a_glob(tmp_path):

@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.data.test_corpus import documents, prepared, write
+from tests.data.corpora.test_corpus import documents, prepared, write
 from vtune_jax.data.corpora import documents as readers
 from vtune_jax.data.corpora import parts
 from vtune_jax.data.corpora.config import CorpusConfig, DomainConfig
@@ -65,7 +65,7 @@ def test_ray_prepares_the_same_bytes_with_two_workers(tmp_path, small_parts):
     # In a process of its own: Ray's threads outlive what they are used for.
     program = (
         "import sys; from pathlib import Path; import ray\n"
-        "from tests.data import test_prepare as here\n"
+        "from tests.data.corpora import test_prepare as here\n"
         "ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)\n"
         "config = here.two_domains(Path(sys.argv[1]))\n"
         "here.parts.spans = lambda path: here.readers.spans(path, 5000)\n"
@@ -125,7 +125,7 @@ def test_hashes_compared_in_slices_find_the_same_duplicates(tmp_path, monkeypatc
     once = prepared(config, tmp_path / "once").manifest
     monkeypatch.setattr(parts, "_HASHES_AT_ONCE", 37)
     assert prepared(config, tmp_path / "slices").manifest == once
-    assert once["domains"][1]["duplicates"] == 50
+    assert once.domains[1].duplicates == 50
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
@@ -197,7 +197,7 @@ def test_a_damaged_record_file_is_told(tmp_path, damage):
     held[held.find(documents(0)[5].encode()) + 3] ^= 1
     path.write_bytes(held if damage == "flip" else held[: len(held) // 2])
     with pytest.raises(UserError, match=r"a.array_record (is damaged|holds no record)"):
-        list(readers.Reader().read(path))
+        list(readers.DocumentReader().read(path))
 
 
 def test_documents_outside_the_bounds_are_left_out_and_counted(tmp_path):
@@ -205,7 +205,7 @@ def test_documents_outside_the_bounds_are_left_out_and_counted(tmp_path):
     write(tmp_path / "a.jsonl", [*documents(0, 200), "short", "long " * 100])
     said = []
     manifest = prepared(config, tmp_path / "out", report=said.append).manifest
-    assert manifest["domains"][0]["filtered"] == 2
+    assert manifest.domains[0].filtered == 2
     assert "domain 'a': 2 too short or too long documents left out" in said
 
 

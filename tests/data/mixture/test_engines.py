@@ -220,7 +220,7 @@ def test_both_engines_read_limited_and_blocked_domains_alike(tmp_path):
         blocked.append(BlockRows(source, LENGTH, block=5))
     weights = np.array([0.3, 0.3, 0.2, 0.2])
     options = {"batch": BATCH, "interval": 100, "seed": 7, "limits": (14, None, 9, None), "allocation": "deficit"}
-    made = MixtureIterator.of(blocked, weights, workers=1, **options)
+    made = MixtureIterator.from_stores(blocked, weights, workers=1, **options)
     host = [next(made) for _ in range(40)]
     table, cursor = build_table(blocked), start_cursor(4)
     one = jax.jit(lambda step, cursor: draw(made._spec, LENGTH, table, step, made._quotas[0], cursor))
@@ -235,7 +235,7 @@ def test_both_engines_read_limited_and_blocked_domains_alike(tmp_path):
 
 def test_both_engines_read_packed_rows_alike():
     packed = [PackedRows(np.where(store.tokens % 7, store.tokens, 0), LENGTH, end=0) for store in stores()]
-    made = MixtureIterator.of(packed, [0.25] * 4, batch=BATCH, interval=100)
+    made = MixtureIterator.from_stores(packed, [0.25] * 4, batch=BATCH, interval=100)
     table, cursor = build_table(packed), start_cursor(4)
     one = jax.jit(lambda step, cursor: draw(made._spec, LENGTH, table, step, made._quotas[0], cursor))
     for step in range(20):
@@ -246,7 +246,7 @@ def test_both_engines_read_packed_rows_alike():
 
 
 def test_weights_may_be_given_as_shares():
-    made = MixtureIterator.of(stores(), [0.5, 0.5, 0, 0], batch=4, interval=5)
+    made = MixtureIterator.from_stores(stores(), [0.5, 0.5, 0, 0], batch=4, interval=5)
     made.post(1, [0, 0, 0.5, 0.5])
     domains = [set(next(made)["domain"].tolist()) for _ in range(10)]
     assert set.union(*domains[:5]) == {0, 1}
@@ -256,7 +256,7 @@ def test_weights_may_be_given_as_shares():
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [0.5, 0.5, 0.5, 0.5], [-0.5, 0.5, 0.5, 0.5], [np.nan, 0.5, 0.5, 0]])
 def test_weights_that_are_no_shares_are_refused(weights):
     with pytest.raises(ValueError, match="weights must be 4 shares with sum 1"):
-        MixtureIterator.of(stores(), weights, batch=4, interval=5)
+        MixtureIterator.from_stores(stores(), weights, batch=4, interval=5)
 
 
 def test_a_lag_outside_the_interval_is_refused():

@@ -93,7 +93,7 @@ def test_an_error_while_reading_is_raised_and_asking_again_tries_again():
 
 
 def test_large_memory_maps_are_let_go_when_more_than_allowed_has_been_touched(monkeypatch, tmp_path):
-    plain = MixtureIterator.of(stores(), [0.25] * 4, batch=64, interval=1000, chunk=1)
+    plain = MixtureIterator.from_stores(stores(), [0.25] * 4, batch=64, interval=1000, chunk=1)
     released, mapped_bytes = [], iter(range(0, 10**12, 40 << 20))
     monkeypatch.setattr("vtune_jax.data.mixture.gather.LARGE_BYTES", 0)
     monkeypatch.setattr("vtune_jax.data.mixture.gather._mapped_bytes", lambda: next(mapped_bytes))
@@ -103,7 +103,7 @@ def test_large_memory_maps_are_let_go_when_more_than_allowed_has_been_touched(mo
         path = tmp_path / f"{store.name}.bin"
         store.tokens.tofile(path)
         mapped.append(TokenRows(MappedTokens.open(path, np.dtype(np.uint16), name=store.name), LENGTH))
-    made = MixtureIterator.of(mapped, [0.25] * 4, batch=64, interval=1000, chunk=1)
+    made = MixtureIterator.from_stores(mapped, [0.25] * 4, batch=64, interval=1000, chunk=1)
     # Two looks a step, 40 MiB more at each: the third look is past the 96 MiB.
     for released_so_far in (0, 8):
         np.testing.assert_array_equal(next(made)["tokens"], next(plain)["tokens"])

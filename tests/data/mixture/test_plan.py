@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from vtune_jax.core.simplex import QUOTA_ONE, to_quota
 from vtune_jax.core.types import Cursor
 from vtune_jax.data.mixture.allocation import PLENTY, allocate, rescaled, rows_left
-from vtune_jax.data.mixture.order import shuffle
+from vtune_jax.data.mixture.order import OrderCache, shuffle
 from vtune_jax.data.mixture.plan import blocks_ahead, plan_steps, steps_left
 from vtune_jax.data.mixture.spec import PlanSpec, fingerprint, start_cursor
 
@@ -78,6 +78,37 @@ def _compiled(spec):
     if spec not in _programs:
         _programs[spec] = jax.jit(lambda step, quota, cursor: plan_steps(jnp, spec, step, 4, quota, cursor))
     return _programs[spec]
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_a_plan_mapped_over_seeds_is_each_seeds_own_plan(allocation):
+    rows, seeds = (7, 40, 300), (0, 11, 2**32 - 1)
+    extent = {"rows": rows, "batch": 10, "allocation": allocation}
+    extent |= {"blocks": (2, 5, 1), "limits": (14, None, 450), "stop": (False, False, True)}
+    quota, cursor = quota_of([0.3, 0.5, 0.2]), start_cursor(3)
+    mapped = jax.jit(
+        jax.vmap(lambda seed: plan_steps(jnp, PlanSpec(seed=99, **extent), np.uint32(6), 8, quota, cursor, seed=seed))
+    )(jnp.array(seeds, jnp.uint32))
+    for index, seed in enumerate(seeds):
+        alone = plan_steps(np, PlanSpec(seed=seed, **extent), 6, 8, quota, cursor)
+        for ours, lane in zip(jax.tree.leaves(alone), jax.tree.leaves(mapped), strict=True):
+            np.testing.assert_array_equal(ours, lane[index])
+
+
+def test_a_seed_given_apart_stands_for_the_specs_on_the_host_too():
+    extent = {"rows": (50, 50), "batch": 8, "blocks": (4, 1), "limits": (100, None), "stop": (True, False)}
+    own, other = PlanSpec(seed=5, **extent), PlanSpec(seed=6, **extent)
+    quota, cursor, seed = quota_of([0.5, 0.5]), start_cursor(2), np.uint32(5)
+    made = steps_left(own, 0, 100, quota, cursor)
+    assert steps_left(other, 0, 100, quota, cursor, seed=seed) == made
+    whole = plan_steps(np, own, 0, made, quota, cursor)
+    orders = OrderCache(other, seed=seed)
+    for options in ({}, {"orders": orders}):
+        again = plan_steps(np, other, 0, made, quota, cursor, seed=seed, **options)
+        jax.tree.map(np.testing.assert_array_equal, whole, again)
+    assert blocks_ahead(other, 0, 1, 3, 5, seed=seed) == blocks_ahead(own, 0, 1, 3, 5)
+    with pytest.raises(ValueError, match="orders must be those of seed 6, got those of seed 5"):
+        plan_steps(np, other, 0, 1, quota, cursor, orders=orders)
 
 
 @given(seed=st.integers(0, 10**6), domains=st.sampled_from([1, 2, 7, 40]), batch=st.integers(1, 200))

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from vtune_jax.data.mixture.gather import Reader
+from vtune_jax.data.mixture.gather import RowReader
 from vtune_jax.data.tokens.array_record import RecordTokens, write_records
 from vtune_jax.data.tokens.mapped import CHECK_BYTES, MappedTokens, TokenMap, checksums
 from vtune_jax.data.tokens.packing import PackedRows, best_fit, pieces
@@ -169,14 +169,14 @@ def test_domains_of_one_file_are_read_by_one_gather_and_told_apart(tmp_path):
         MappedTokens(file, name=f"d{index}", first=first, count=last - first)
         for index, (first, last) in enumerate(itertools.pairwise(cuts))
     ]
-    shared = Reader([TokenRows(section, LENGTH) for section in sections])
-    apart = Reader([TokenRows(section.array, LENGTH) for section in sections])
+    shared = RowReader([TokenRows(section, LENGTH) for section in sections])
+    apart = RowReader([TokenRows(section.array, LENGTH) for section in sections])
     rng = np.random.default_rng(0)
     domain = rng.integers(0, 3, 500).astype(np.int32)
     row = (rng.random(500) * np.array([len(store) for store in apart.stores])[domain]).astype(np.uint32)
     np.testing.assert_array_equal(shared.read(domain, row)["tokens"], apart.read(domain, row)["tokens"])
-    assert shared._one
-    assert not apart._one
+    assert shared.in_one_gather
+    assert not apart.in_one_gather
     with pytest.raises(IndexError, match="a row past the end was asked for"):
         shared.read(np.array([0], np.int32), np.array([70_000 // LENGTH], np.uint32))
     array[90_000] ^= 1

@@ -1,4 +1,4 @@
-"""Corpora: which documents make up each domain. `data.prepare` makes token files of them."""
+"""Which documents make up each domain; `corpora.prepare` makes token files of them."""
 
 import dataclasses
 import re
@@ -9,30 +9,34 @@ from typing import Any, Literal
 from vtune_jax.data.corpora import embedded
 from vtune_jax.data.corpora.documents import files_of
 from vtune_jax.data.corpora.tokenizer import TokenizerConfig
-from vtune_jax.data.tokens.prepared import SCHEMA_VERSION
+from vtune_jax.data.tokens.manifest import SCHEMA_VERSION
 from vtune_jax.errors import UserError
 from vtune_jax.machine.files import sha256
 
 EMBEDDED = "embedded:"
 TOKEN_ARRAYS = (".npy", ".bin")
-"""Sources that are tokens already: used where they lie. A `.bin` holds raw ids of the tokenizer's width."""
+"""How the names of sources end that are tokens already; these files are used where they lie.
+
+A `.bin` holds raw token ids: two bytes each if the tokenizer has at most 65,536 tokens, else four.
+"""
 Exhaustion = Literal["repeat", "cap", "drop", "stop"]
-"""What happens when a domain has been read as often as allowed: nothing limits it; its share goes to the others after
-`max_epochs`; the same after one epoch; the run ends."""
+"""What happens to a domain that has been read as often as allowed, see `DomainConfig`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DomainConfig:
-    """Where one domain's documents come from."""
+    """Where one domain's documents come from, which of them are kept, and how often they may be read."""
 
-    name: str
+    name: str  # of letters, digits, '_', '-' and '.'; it stands in tables and file names
     source: str  # a file, folder or glob of documents, embedded:NAME, or a .npy or .bin of tokens
-    heldout: str = ""  # its own held-out documents; empty: split off by a hash of each document's text
-    text_field: str = "text"  # of JSON lines, parquet, Arrow and JSON records
-    min_bytes: int = 0  # shorter documents are left out
-    max_bytes: int = 0  # longer documents are left out; 0: none is too long
-    exhaustion: Exhaustion = "repeat"  # "cap" and "drop" leave the domain's share to the others, "stop" ends the run
-    max_epochs: float = 0.0  # after which it is exhausted; needed for "cap"; 1 for "drop" and, unless given, "stop"
+    heldout: str = ""  # held-out documents or tokens, as source; empty: corpus.heldout_fraction of source is split off
+    text_field: str = "text"  # the field or column that holds the text, in JSON lines, parquet, Arrow and JSON records
+    min_bytes: int = 0  # documents with fewer bytes of text are left out; 0: none is too short
+    max_bytes: int = 0  # documents with more bytes of text are left out; 0: none is too long
+    # Once the domain has been read max_epochs times. "repeat": nothing, there is no limit; "cap": the others take its
+    # share; "drop": as "cap" with max_epochs = 1; "stop": the run ends, its state saved.
+    exhaustion: Exhaustion = "repeat"
+    max_epochs: float = 0.0  # times that its rows may be read; "cap" needs it; 0: once under "drop" and "stop"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
@@ -54,11 +58,11 @@ class DomainConfig:
 
     @property
     def is_tokens(self) -> bool:
-        """Whether the source is tokens already."""
+        """Whether the source is a file of tokens, not of documents."""
         return self.source.endswith(TOKEN_ARRAYS)
 
     def limit(self, rows: int) -> int | None:
-        """Most rows ever read of a domain with so many rows; None: no limit."""
+        """Most rows ever read of the domain if an epoch has `rows` rows; None: no limit."""
         return None if self.exhaustion == "repeat" else max(1, round((self.max_epochs or 1.0) * rows))
 
 
@@ -66,19 +70,21 @@ class DomainConfig:
 class CorpusConfig:
     """The domains to be mixed, and the base domain that the base model is trained on."""
 
-    domains: tuple[DomainConfig, ...]
-    base: DomainConfig
+    domains: tuple[DomainConfig, ...]  # what the weights choose between; at least two
+    base: DomainConfig  # what the base model is trained on before; it has no weight
     tokenizer: TokenizerConfig = TokenizerConfig()
-    heldout_fraction: float = 0.06  # of the documents
-    skip_bad: bool = False  # skip and count documents that cannot be read
-    storage: Literal["files", "array_record"] = "files"  # of the training tokens; held-out ones are always files
-    shard_tokens: int = 1 << 27  # tokens per ArrayRecord shard
+    heldout_fraction: float = 0.06  # share of each domain's documents (of tokens: its end) that is never trained on
+    skip_bad: bool = False  # True: documents that cannot be read are skipped and counted; False: they are an error
+    storage: Literal["files", "array_record"] = "files"  # of training tokens: memory-mapped, or ArrayRecord shards
+    shard_tokens: int = 1 << 27  # tokens per ArrayRecord shard, rounded down to whole records of 2**15 tokens
 
     def __post_init__(self) -> None:
         if len(self.domains) < 2:
             raise ValueError(
                 f"domains must be at least two, since weights choose between them, got {len(self.domains)}"
             )
+        if self.base.exhaustion != "repeat":
+            raise ValueError("base.exhaustion must be left out: the base domain is read as often as pre-training needs")
         names = [domain.name for domain in (*self.domains, self.base)]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
@@ -97,7 +103,7 @@ def corpus_fingerprint(config: CorpusConfig, hashed: Callable[[Path], str] = sha
 
     Args:
         config: of the corpus.
-        hashed: gives the hash of a file's content; one that remembers spares reading terabytes again.
+        hashed: from a file to the hash of its content; a function with a cache saves reading terabytes again.
 
     Raises:
         UserError: a source that does not exist.
@@ -114,7 +120,7 @@ def corpus_fingerprint(config: CorpusConfig, hashed: Callable[[Path], str] = sha
 
 
 def sources(domain: DomainConfig) -> list[str]:
-    """Held-out documents, if it has its own, and the others."""
+    """A domain's source, and its held-out source if it has one."""
     return [source for source in (domain.source, domain.heldout) if source]
 
 
@@ -139,7 +145,7 @@ def array_file(domain: DomainConfig, source: str) -> Path:
 
 
 def _without_limits(plain: dict[str, Any]) -> dict[str, Any]:
-    """How often a domain may be read changes no token."""
+    """The config without how often domains may be read, which changes no token."""
     for domain in (*plain["domains"], plain["base"]):
         del domain["exhaustion"], domain["max_epochs"]
     return plain

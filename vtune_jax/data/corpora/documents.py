@@ -1,6 +1,6 @@
 """Documents from files, one at a time: JSON lines and text (plain, gzip, zstd), parquet, Arrow, ArrayRecord.
 
-A file of JSON lines or of parquet can be read in parts, so that several workers share a large one.
+A file of JSON lines or of parquet can be read in spans, so that several workers share a large file.
 """
 
 import glob
@@ -17,18 +17,18 @@ import zstandard
 from vtune_jax.errors import UserError
 
 Span = tuple[int, int]
-"""Bytes of a file of JSON lines, or row groups of a parquet file."""
+"""First and last (not included): bytes of a file of JSON lines, or row groups of a parquet file."""
 
 
-class Reader:
-    """Reads the documents of files; counts what it skips."""
+class DocumentReader:
+    """Reads the documents of files, and counts those it skips."""
 
     def __init__(self, *, text_field: str = "text", skip_bad: bool = False) -> None:
-        """Nothing is opened yet.
+        """Opens nothing.
 
         Args:
-            text_field: of a JSON object or a parquet table that holds the text.
-            skip_bad: counts documents that cannot be read in `skipped`, instead of raising.
+            text_field: the field of a JSON object, or the column of a table, that holds the text.
+            skip_bad: documents that cannot be read are counted in `skipped` instead of raising.
         """
         self._text_field = text_field
         self._skip_bad = skip_bad
@@ -39,10 +39,10 @@ class Reader:
 
         Args:
             path: of the file.
-            span: only this part of it, from `spans`.
+            span: only this part of the file, from `spans`; None: all of it.
 
         Raises:
-            UserError: a document, or the whole file, that cannot be read, with file and line.
+            UserError: a document, or the whole file, cannot be read; the message names file and line.
         """
         suffix = _suffix(path)
         try:
@@ -86,12 +86,12 @@ class Reader:
         first, last = span
         with path.open("rb") as file:
             if first:
-                # A line belongs to the part in which it begins.
+                # A line belongs to the span in which it begins.
                 file.seek(first - 1)
                 file.readline()
-            while (at := file.tell()) < last and (line := file.readline()):
+            while (start := file.tell()) < last and (line := file.readline()):
                 if line.strip():
-                    text = self._json_text(line, f"{path}, the line at byte {at:,}")
+                    text = self._json_text(line, f"{path}, the line at byte {start:,}")
                     if text is not None:
                         yield text
 
@@ -111,9 +111,9 @@ class Reader:
             file = pyarrow.parquet.ParquetFile(path)
             self._assert_column(path, file.schema_arrow.names)
             groups = list(range(*span) if span else range(file.num_row_groups))
-            before = sum(file.metadata.row_group(group).num_rows for group in range(groups[0])) if groups else 0
+            first_row = sum(file.metadata.row_group(group).num_rows for group in range(groups[0])) if groups else 0
             batches = file.iter_batches(batch_size=1024, row_groups=groups, columns=[self._text_field])
-            yield from self._column(path, batches, before)
+            yield from self._column(path, batches, first_row)
         except pyarrow.ArrowException as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no readable parquet file ({reason})", "write it again") from error
@@ -186,24 +186,24 @@ class Reader:
                     self._bad(f"{path}, row {row}", problem, "set text_field to a text column")
 
 
-READERS: dict[str, Callable[[Reader, Path], Iterator[str]]] = {
-    ".jsonl": Reader._json_lines,
-    ".jsonl.gz": Reader._json_lines,
-    ".jsonl.zst": Reader._json_lines,
-    ".txt": Reader._text,
-    ".txt.gz": Reader._text,
-    ".txt.zst": Reader._text,
-    ".parquet": Reader._parquet,
-    ".arrow": Reader._arrow,
-    ".array_record": Reader._array_record,
-    ".arrayrecord": Reader._array_record,
+READERS: dict[str, Callable[[DocumentReader, Path], Iterator[str]]] = {
+    ".jsonl": DocumentReader._json_lines,
+    ".jsonl.gz": DocumentReader._json_lines,
+    ".jsonl.zst": DocumentReader._json_lines,
+    ".txt": DocumentReader._text,
+    ".txt.gz": DocumentReader._text,
+    ".txt.zst": DocumentReader._text,
+    ".parquet": DocumentReader._parquet,
+    ".arrow": DocumentReader._arrow,
+    ".array_record": DocumentReader._array_record,
+    ".arrayrecord": DocumentReader._array_record,
 }
 SPAN_BYTES = 64 << 20
 """Files larger than this are read in parts of about this size, where their format allows it."""
 
 
 def spans(path: Path, size: int = SPAN_BYTES) -> list[Span | None]:
-    """The parts that a file can be read in; `[None]`: only as a whole."""
+    """Spans of about `size` bytes that cover a file; `[None]` if it is smaller or can be read as a whole only."""
     suffix = _suffix(path)
     if path.stat().st_size <= size or suffix not in _IN_PARTS:
         return [None]
@@ -228,17 +228,19 @@ def _group_spans(path: Path, size: int) -> list[Span]:
     return [(first, min(first + each, groups)) for first in range(0, groups, each)]
 
 
-_IN_PARTS: dict[str, tuple[Callable[[Path, int], list[Span]], Callable[[Reader, Path, Span], Iterator[str]]]] = {
-    ".jsonl": (_byte_spans, Reader._json_lines_within),
-    ".parquet": (_group_spans, Reader._parquet),
+_IN_PARTS: dict[
+    str, tuple[Callable[[Path, int], list[Span]], Callable[[DocumentReader, Path, Span], Iterator[str]]]
+] = {
+    ".jsonl": (_byte_spans, DocumentReader._json_lines_within),
+    ".parquet": (_group_spans, DocumentReader._parquet),
 }
 
 
 def files_of(source: str, domain: str) -> list[Path]:
-    """The files that a source names: a file, a folder (with all below it) or a glob; sorted.
+    """The files that a source names, sorted: a file, all files below a folder, or those that match a glob.
 
     Raises:
-        UserError: nothing is there, or nothing that can be read.
+        UserError: the source does not exist, or has no file of a known format.
     """
     path = Path(source)
     supported = ", ".join(READERS)
@@ -259,7 +261,7 @@ def files_of(source: str, domain: str) -> list[Path]:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    """Those of a Hugging Face dataset saved to disk; caches that lie beside them are no part of it."""
+    """The files of a Hugging Face dataset saved to disk, without the caches that lie beside them."""
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     found = [folder / entry["filename"] for entry in state.get("_data_files", [])]
     missing = [file for file in found if not file.is_file()]

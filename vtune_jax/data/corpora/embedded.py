@@ -1,7 +1,7 @@
-"""Real text that every installation has: the embedded corpora of the quick start, with nothing to download.
+"""Real text that every installation has: the embedded corpora of the quick start, which need no download.
 
-Read from the standard library and from this package's own dependencies, as files: nothing is imported or run. The
-text depends only on the versions of Python and of `DISTRIBUTIONS`.
+They are read as files of the standard library and of this package's dependencies; nothing is imported or run. The text
+depends only on the versions of Python and of the installed `DISTRIBUTIONS`.
 """
 
 import ast
@@ -66,7 +66,7 @@ def read(name: str) -> list[str]:
 
 
 def _up_to(texts: Iterable[str], size: int) -> Iterator[str]:
-    """Pieces of the texts until a size in bytes is reached."""
+    """Pieces of the texts, as many as fit into a size in bytes."""
     for text in texts:
         for piece in cut(text, MAX_DOCUMENT_CHARACTERS):
             size -= len(piece.encode())
@@ -173,8 +173,8 @@ CORPORA: dict[str, tuple[tuple[Callable[[], Iterable[str]], float], ...]] = {
     "tests": ((_tests, 1.6),),
     "stubs": ((_stubs, 0.5),),
 }
-"""Name to parts, each with its size in megabytes; the sizes differ on purpose. `general`, prose and some code for a
-base model, shares no file with the others."""
+"""From a corpus's name to its sources, each with a size in megabytes. The sizes differ on purpose. `general`, prose and
+some code for a base model, shares no file with the other corpora."""
 
 
 def _docstrings_of(packages: tuple[str, ...]) -> Iterator[str]:

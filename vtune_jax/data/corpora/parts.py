@@ -1,4 +1,4 @@
-"""The parts of a corpus: what one worker reads at a time, what is known of each, and which documents are kept."""
+"""The parts of a corpus, which workers read one by one, and which of their documents are kept on which side."""
 
 import dataclasses
 import hashlib
@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,61 +15,76 @@ import numpy as np
 
 from vtune_jax.data.corpora import embedded
 from vtune_jax.data.corpora.config import EMBEDDED, CorpusConfig, DomainConfig
-from vtune_jax.data.corpora.documents import Reader, Span, files_of, spans
-from vtune_jax.machine.files import write_whole
+from vtune_jax.data.corpora.documents import DocumentReader, Span, files_of, spans
+from vtune_jax.machine.files import read_json, replacing, write_json, write_whole, written_whole
 from vtune_jax.machine.work import WorkEngine, do_all
 
-DROPPED, TRAIN, HELDOUT = 0, 1, 2
+DROPPED, TRAIN, HELDOUT = 0, 1, 2  # the side of a document, one byte each in the file `sides` of its part
 PROCESS_BYTES = 32 << 20
-"""Sources smaller than this are read here: starting processes would take longer."""
+"""Sources that are together smaller than this are read by the calling process: starting others would take longer."""
 
-_HASHES_AT_ONCE = 1 << 22
+_HASHES_AT_ONCE = 1 << 22  # hashes of documents compared at once, about
 _SCANNED = np.dtype([("high", "<u8"), ("low", "<u8"), ("bytes", "<u4")])
 
 Advance = Callable[[str, int, int], None]
-"""Told of progress: what is done, bytes just done, bytes in all."""
+"""Told of progress: name of the step, bytes just done, bytes in all."""
 
 
 class Part(NamedTuple):
     """What one worker reads at a time."""
 
     domain: DomainConfig
-    given_heldout: bool  # from the domain's own held-out source
+    own_heldout: bool  # True: of `domain.heldout`; False: of `domain.source`
     source: str  # a file, or embedded:NAME
-    span: Span | None
+    span: Span | None  # of the file; None: all of it
     bytes: int  # about
     skip_bad: bool
 
 
+class Task(NamedTuple):
+    """A part, and where its files go."""
+
+    part: Part
+    prefix: str  # of its files
+
+
 @dataclasses.dataclass
 class Job:
-    """The parts of a corpus and the files that tell what has been done with each."""
+    """The parts of a corpus, and a folder of files that record what has been done with each part."""
 
     folder: Path
     parts: list[Part]
     engine: WorkEngine
-    workers: int
+    workers: int  # processes
     advance: Advance
 
     def begin(self, config: CorpusConfig) -> None:
-        """Keeps what an earlier call has done for the same sources, and clears anything else away."""
+        """Keeps what an earlier call has done for the same config and sources, and deletes everything else."""
         stamps = [_stamp(part) for part in self.parts]
         key = json.dumps([dataclasses.asdict(config), stamps], default=str)
         file = self.folder / "key.json"
         if not (file.exists() and file.read_text(encoding="utf-8") == key):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            file.write_text(key, encoding="utf-8")
+            write_whole(file, key)
 
-    def run(self, title: str, function: Callable[["Task"], Any]) -> list[Any]:
-        """One step for all parts; what is done is read back."""
+    def run(self, title: str, function: Callable[[Task], Any]) -> list[Any]:
+        """Applies a function to all parts; the results of an earlier call are read from their files.
+
+        Args:
+            title: of the step; results are kept under this name.
+            function: of one part; its result must be JSON.
+
+        Returns:
+            one result per part.
+        """
         total = sum(part.bytes for part in self.parts)
         results: list[Any] = [None] * len(self.parts)
         open_parts = []
         for index, part in enumerate(self.parts):
             note = self.file(index, f"{title}.json")
             if note.exists():
-                results[index] = json.loads(note.read_text(encoding="utf-8"))
+                results[index] = read_json(note)
                 self.advance(title, part.bytes, total)
             else:
                 open_parts.append(index)
@@ -76,7 +92,7 @@ class Job:
         for number, result in do_all(function, tasks, engine=self.engine, workers=self.workers):
             index = open_parts[number]
             results[index] = result
-            write_whole(self.file(index, f"{title}.json"), json.dumps(result).encode())
+            write_json(self.file(index, f"{title}.json"), result)
             self.advance(title, self.parts[index].bytes, total)
         return results
 
@@ -87,31 +103,24 @@ class Job:
     def texts(self, index: int) -> Iterator[str]:
         """The kept training documents of a part."""
         sides = np.fromfile(self.file(index, "sides"), np.uint8)
-        yield from compress(documents(self.parts[index]), sides == TRAIN)
-
-
-class Task(NamedTuple):
-    """A part, and where its files go."""
-
-    part: Part
-    prefix: str  # of its files
+        yield from compress(documents_of(self.parts[index]), sides == TRAIN)
 
 
 def parts_of(domain: DomainConfig, config: CorpusConfig) -> Iterator[Part]:
     """The parts of a domain, in the order of its documents."""
-    # Given held-out documents go first, so that a train document of the same text is the one dropped.
-    for source, given in ((domain.heldout, True), (domain.source, False)):
+    # Held-out documents go first, so that of two equal documents the training one is dropped.
+    for source, own_heldout in ((domain.heldout, True), (domain.source, False)):
         if source.startswith(EMBEDDED):
-            yield Part(domain, given, source, None, 1 << 20, config.skip_bad)
+            yield Part(domain, own_heldout, source, None, 1 << 20, config.skip_bad)
         elif source:
             for path in files_of(source, domain.name):
-                found = spans(path)
-                size = path.stat().st_size // len(found)
-                yield from (Part(domain, given, str(path), span, size, config.skip_bad) for span in found)
+                within = spans(path)
+                size = path.stat().st_size // len(within)
+                yield from (Part(domain, own_heldout, str(path), span, size, config.skip_bad) for span in within)
 
 
 def workers_for(parts: list[Part]) -> int:
-    """One per core; this process alone where there is little to read."""
+    """Worker processes: one per core, or 1 (the calling process) if there is little to read."""
     if sum(part.bytes for part in parts) < PROCESS_BYTES:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -124,17 +133,17 @@ def _stamp(part: Part) -> list[Any]:
     return [part.source, part.span, stat.st_size, stat.st_mtime_ns]
 
 
-def _reader(part: Part) -> Reader:
-    return Reader(text_field=part.domain.text_field, skip_bad=part.skip_bad)
+def _reader(part: Part) -> DocumentReader:
+    return DocumentReader(text_field=part.domain.text_field, skip_bad=part.skip_bad)
 
 
-def documents(part: Part, reader: Reader | None = None, filtered: list[int] | None = None) -> Iterator[str]:
-    """Every document that is neither blank nor outside its domain's bounds.
+def documents_of(part: Part, reader: DocumentReader | None = None, filtered: list[int] | None = None) -> Iterator[str]:
+    """Every document of a part that is neither blank nor shorter or longer than its domain allows.
 
     Args:
         part: to read.
-        reader: to count what it skips; None makes one.
-        filtered: gets an entry for each document outside the bounds.
+        reader: counts what it skips; None: a new one.
+        filtered: gets an entry for each document that is too short or too long.
     """
     reader = reader or _reader(part)
     if part.source.startswith(EMBEDDED):
@@ -153,30 +162,43 @@ def documents(part: Part, reader: Reader | None = None, filtered: list[int] | No
 
 
 def scan(task: Task) -> list[int]:
-    """Hash and length of each document of a part, to a file."""
+    """Writes hash and length of each document of a part to a file; returns how many were skipped and filtered."""
     reader, filtered = _reader(task.part), list[int]()
-    temporary = Path(task.prefix + "scan.tmp")
-    with temporary.open("wb") as out:
-        held = []
-        for text in documents(task.part, reader, filtered):
+    with written_whole(Path(task.prefix + "scan")) as out:
+        unwritten = []
+        for text in documents_of(task.part, reader, filtered):
             content = text.encode()
             digest = hashlib.sha256(content).digest()
-            held.append((int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big"), len(content)))
-            if len(held) == 1 << 12:
-                np.array(held, _SCANNED).tofile(out)
-                held = []
-        np.array(held, _SCANNED).tofile(out)
-    os.replace(temporary, task.prefix + "scan")
+            unwritten.append((int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big"), len(content)))
+            if len(unwritten) == 1 << 12:
+                np.array(unwritten, _SCANNED).tofile(out)
+                unwritten = []
+        np.array(unwritten, _SCANNED).tofile(out)
     return [reader.skipped, len(filtered)]
 
 
 def choose(job: Job, config: CorpusConfig) -> list[np.ndarray]:
-    """Writes the side of each document of each part; returns documents and bytes kept per side, and duplicates."""
+    """Writes the side of each document of each part.
+
+    Returns:
+        for each part training documents, held-out documents, duplicates, and bytes of training text.
+    """
     scanned = [_mapped(job.file(index, "scan"), _SCANNED) for index in range(len(job.parts))]
-    files = [job.file(index, "sides") for index in range(len(job.parts))]
-    sides = [_blank(file.with_name(file.name + ".tmp"), len(part)) for file, part in zip(files, scanned, strict=True)]
-    documents = sum(map(len, scanned))
-    slices = max(1, -(-documents // _HASHES_AT_ONCE))
+    with ExitStack() as stack:
+        files = [stack.enter_context(replacing(job.file(index, "sides"))) for index in range(len(job.parts))]
+        sides = [_blank(file, len(part)) for file, part in zip(files, scanned, strict=True)]
+        _choose_sides(job.parts, scanned, sides, config.heldout_fraction)
+        for side in sides:
+            if isinstance(side, np.memmap):
+                side.flush()
+    return _chosen(scanned, sides)
+
+
+def _choose_sides(
+    parts: list[Part], scanned: list[np.ndarray], sides: list[np.ndarray], heldout_fraction: float
+) -> None:
+    """Fills `sides`, which begin as zeros."""
+    slices = max(1, -(-sum(map(len, scanned)) // _HASHES_AT_ONCE))
     for number in range(slices):
         low, high = (number << 64) // slices, (((number + 1) << 64) // slices) - 1
         places = [np.flatnonzero((part["high"] >= low) & (part["high"] <= high)) for part in scanned]
@@ -191,21 +213,19 @@ def choose(job: Job, config: CorpusConfig) -> list[np.ndarray]:
         kept = np.zeros(len(order), bool)
         kept[order[first]] = True
         ends = np.cumsum([len(place) for place in places])
-        for part, place, mine, scan, side in zip(
-            job.parts, places, np.split(kept, ends[:-1]), scanned, sides, strict=True
-        ):
-            if part.given_heldout:
+        for part, place, mine, scan, side in zip(parts, places, np.split(kept, ends[:-1]), scanned, sides, strict=True):
+            if part.own_heldout:
                 chosen = np.full(len(place), HELDOUT, np.uint8)
             elif part.domain.heldout:
                 chosen = np.full(len(place), TRAIN, np.uint8)
             else:
-                bound = np.uint64(min(int(config.heldout_fraction * 2**64), 2**64 - 1))
+                bound = np.uint64(min(int(heldout_fraction * 2**64), 2**64 - 1))
                 chosen = np.where(scan["high"][place] < bound, HELDOUT, TRAIN).astype(np.uint8)
             side[place] = np.where(mine, chosen, DROPPED)
-    for file, side in zip(files, sides, strict=True):
-        if isinstance(side, np.memmap):
-            side.flush()
-        os.replace(file.with_name(file.name + ".tmp"), file)
+
+
+def _chosen(scanned: list[np.ndarray], sides: list[np.ndarray]) -> list[np.ndarray]:
+    """For each part training documents, held-out documents, duplicates, and bytes of training text."""
     return [
         np.array(
             [
@@ -224,6 +244,6 @@ def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
 
 
 def _blank(path: Path, size: int) -> np.ndarray:
-    """A file of zeros, mapped, so that a byte per document is not a byte of memory."""
+    """A file of zeros, mapped, so that a byte per document takes no memory of the process."""
     path.write_bytes(b"")
     return np.memmap(path, np.uint8, "w+", shape=(size,)) if size else np.zeros(0, np.uint8)

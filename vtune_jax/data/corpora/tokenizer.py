@@ -1,4 +1,4 @@
-"""Tokens: the byte-level BPE tokenizer, token files, and a prepared corpus opened from them."""
+"""The byte-level BPE tokenizer: trained or loaded, and documents encoded with it."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -17,11 +17,11 @@ _BATCH_DOCUMENTS = 256
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """A tokenizer trained on the corpus, or a given one."""
+    """A tokenizer to be trained on the corpus, or the file of an existing one."""
 
-    vocab_size: int = 2048  # of the trained one, special token and the 256 bytes included
-    file: str = ""  # a tokenizer.json to use instead
-    train_bytes: int = 64 << 20  # most text it is trained on
+    vocab_size: int = 2048  # of a trained tokenizer: its tokens, the 256 bytes and the end-of-text token among them
+    file: str = ""  # path of an existing tokenizer.json; empty: a tokenizer is trained
+    train_bytes: int = 64 << 20  # bytes of text that a tokenizer is trained on, at most
 
     def __post_init__(self) -> None:
         if self.vocab_size < 257:
@@ -44,7 +44,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer from its JSON.
+    """Reads a tokenizer from its JSON.
 
     Raises:
         UserError: the file is missing, is no tokenizer, or has no end-of-text token.
@@ -53,12 +53,19 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise UserError(f"there is no tokenizer {path}", "give the path of a tokenizer.json")
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    # The tokenizers library raises plain Exception for whatever is wrong with the file.
+    # The tokenizers library raises plain Exception whatever is wrong with the file.
     except Exception as error:
         raise UserError(f"{path} is no tokenizer ({error!s:.80})", "give a tokenizer.json") from error
     if tokenizer.token_to_id(END_OF_TEXT) is None:
         raise UserError(f"the tokenizer {path} has no token {END_OF_TEXT}", "add it as a special token")
     return tokenizer
+
+
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """The id of the end-of-text token, which trained and loaded tokenizers always have."""
+    token: int | None = tokenizer.token_to_id(END_OF_TEXT)
+    assert token is not None
+    return token
 
 
 def dtype_of(vocab_size: int) -> np.dtype:
@@ -69,20 +76,22 @@ def dtype_of(vocab_size: int) -> np.dtype:
 def encode(
     texts: Iterable[str], sides: Iterable[int], outs: Mapping[int, BinaryIO], tokenizer: Tokenizer
 ) -> dict[int, dict[str, int]]:
-    """Writes documents one after another, each followed by the end-of-text token; memory does not grow with them.
+    """Writes documents one after another, each followed by the end-of-text token.
+
+    Memory does not grow with the number of documents.
 
     Args:
         texts: the documents.
-        sides: of each, which of the files it goes to; none where it has no file.
-        outs: the files.
+        sides: a number for each document; it is written to `outs[side]`, or nowhere if there is no such file.
+        outs: the files, by side.
         tokenizer: to encode with.
 
     Returns:
-        for each file its documents, tokens, and bytes of text.
+        `documents`, `tokens` and `bytes` of text written to each file, by side.
     """
-    # A document that spells out the end-of-text token must not end there.
+    # The text of the end-of-text token inside a document must not become that token.
     tokenizer.encode_special_tokens = True
-    end = tokenizer.token_to_id(END_OF_TEXT)
+    end = end_of_text(tokenizer)
     dtype = dtype_of(tokenizer.get_vocab_size())
     counts = {side: {"documents": 0, "tokens": 0, "bytes": 0} for side in outs}
     kept = ((text, side) for text, side in zip(texts, sides, strict=True) if side in outs)

@@ -1,10 +1,11 @@
-"""The shape of a batch, how it reaches the model, the prior, and when weights move."""
+"""What the user sets of the mixture: the shape of a batch, how rows are read, the prior, when weights move."""
 
 import dataclasses
 from typing import Literal
 
 import numpy as np
 
+from vtune_jax import settings
 from vtune_jax.data.mixture.gather import Workers
 from vtune_jax.data.mixture.spec import Allocation
 from vtune_jax.data.tokens.array_record import RecordTokens
@@ -12,29 +13,33 @@ from vtune_jax.data.tokens.mapped import MappedTokens
 from vtune_jax.data.tokens.packing import PackedRows
 from vtune_jax.data.tokens.rows import BlockRows, RowStore, TokenRows
 from vtune_jax.errors import UserError
-from vtune_jax.rules import (
-    prior_weights,
-    unimax_weights,
-)
+from vtune_jax.rules import prior_weights, unimax_weights
 
 BLOCK_TOKENS = 1 << 19
-"""Tokens read together from ArrayRecord shards: sixteen records."""
+"""Tokens read together from ArrayRecord shards unless `data.block_rows` says otherwise: sixteen records."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The shape of a batch and how it reaches the model."""
+    """The shape of a batch, and how its rows are read."""
 
     sequence: int = 128  # predicted tokens per row
-    batch: int = 16  # rows per optimiser step, over all devices
-    heldout_rows: int = 32  # per domain, behind every held-out loss; evenly spread over its held-out tokens
-    evaluate_rows_at_once: int = 32  # rows whose logits are in memory together during an evaluation
+    batch: int = 16  # rows per optimiser step, over all devices and hosts
+    heldout_rows: int = 32  # rows per domain that held-out losses are measured on, spread over its held-out tokens
+    evaluate_rows_at_once: int = 32  # rows per forward pass of an evaluation; fewer rows take less memory for logits
+    # "grain": the host reads rows from files; "device": all tokens lie in accelerator memory, steps run in one scan.
     engine: Literal["grain", "device"] = "grain"
-    packing: Literal["concatenate", "best_fit"] = "concatenate"  # "best_fit": whole documents, attention within each
-    block_rows: int = 0  # neighbouring rows read together; 0: one of files, half a million tokens of ArrayRecord shards
-    workers: int = 0  # that read ahead of the step; 0 reads in between, enough for local files
-    worker_kind: Workers = "threads"  # or "processes"
-    patience_seconds: float = 30.0  # to wait for token files that have vanished before the run saves and stops
+    # "concatenate": documents one after another, cut where a row is full, attention across them; "best_fit": whole
+    # documents share a row with some padding, attention within each document only.
+    packing: Literal["concatenate", "best_fit"] = "concatenate"
+    block_rows: int = 0  # neighbouring rows read together; 0: one row from files, 2**19 tokens from ArrayRecord shards
+    workers: int = settings.bookkeeping(
+        0
+    )  # threads or processes that read batches ahead; 0: the training thread reads each batch itself
+    worker_kind: Workers = settings.bookkeeping("threads")  # or "processes", for reading that holds Python's lock
+    patience_seconds: float = settings.bookkeeping(
+        30.0
+    )  # to wait for token files that vanish; then the run saves its state and stops
 
     def __post_init__(self) -> None:
         for field in ("sequence", "batch", "heldout_rows", "evaluate_rows_at_once"):
@@ -48,11 +53,11 @@ class DataConfig:
         """The rows that a run reads of one domain's tokens.
 
         Args:
-            source: of the tokens.
+            source: the domain's tokens.
             end: the end-of-text token.
 
         Raises:
-            UserError: packing is asked for of tokens that are not in a file.
+            UserError: best-fit packing of tokens in ArrayRecord shards.
         """
         if self.packing == "best_fit":
             if not isinstance(source, MappedTokens):
@@ -74,14 +79,16 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
-    """The prior, and when weights move."""
+    """The prior, when weights move, and how rows follow from them."""
 
-    weights: tuple[float, ...] = ()  # prior per domain, in the order of corpus.domains; empty: from token counts
-    power: float = 1.0  # of the token counts: 1 natural shares, 0 uniform
-    unimax_epochs: float = 0.0  # positive: the UniMax prior, uniform as far as no domain is read more often than this
+    weights: tuple[float, ...] = ()  # the prior, in the order of corpus.domains, with sum 1; empty: from token counts
+    power: float = 1.0  # prior in proportion to (training tokens)**power: 1 gives natural shares, 0 uniform ones
+    unimax_epochs: float = 0.0  # > 0: UniMax prior, uniform but no domain read more often than this; 0: off
     interval: int = 20  # optimiser steps between weight updates
-    lag: int = 0  # steps until new weights come into force; for storage too slow to be read ahead otherwise
-    allocation: Allocation = "systematic"  # of a batch's rows to domains; or "multinomial", "deficit" (BUILD.md)
+    lag: int = 0  # optimiser steps by which new weights come into force later, below interval; 0: from the next step on
+    # How many rows of a batch a domain of weight w gets. "systematic": the floor or ceiling of batch * w, unbiased;
+    # "multinomial": each row's domain is drawn independently; "deficit": shortfalls are made up for in later steps.
+    allocation: Allocation = "systematic"
 
     def __post_init__(self) -> None:
         if self.interval < 1:
@@ -100,7 +107,12 @@ class MixtureConfig:
             raise ValueError(f"weights must sum to 1, got {list(self.weights)} with sum {sum(self.weights):.6g}")
 
     def prior(self, tokens: np.ndarray, budget: float = 1.0) -> np.ndarray:
-        """Reference weights of domains with these many training tokens, float64; the budget matters for UniMax only."""
+        """The prior, float64.
+
+        Args:
+            tokens: training tokens of each domain.
+            budget: tokens of the run; only the UniMax prior depends on it.
+        """
         if self.unimax_epochs:
             return unimax_weights(tokens, budget, self.unimax_epochs)[0]
         return np.array(self.weights) if self.weights else prior_weights(tokens, self.power)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt32
 
-from vtune_jax.core.types import Cursor
+from vtune_jax.core.types import Cursor, Seed
 from vtune_jax.data.mixture.plan import plan_steps
 from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import RowStore, TokenRows
@@ -24,10 +24,10 @@ def build_table(stores: Sequence[RowStore]) -> TokenTable:
     """Copies all domains to the device.
 
     Raises:
-        ValueError: 2**31 tokens or more; such corpora are for the host engine.
+        ValueError: 2**31 tokens or more, which 32-bit indices cannot address; such corpora are for the host engine.
     """
     if all(isinstance(store, TokenRows) for store in stores):
-        used = [{"tokens": _used(store)} for store in stores]
+        used = [{"tokens": _tokens_in_rows(store)} for store in stores]
     else:
         used = [store.read(np.arange(len(store), dtype=np.uint32)) for store in stores]
     sizes = [len(next(iter(part.values()))) for part in used]
@@ -40,22 +40,30 @@ def build_table(stores: Sequence[RowStore]) -> TokenTable:
 
 
 def draw(
-    spec: PlanSpec, length: int, table: TokenTable, step: Any, quota: Any, cursor: Cursor
+    spec: PlanSpec,
+    length: int,
+    table: TokenTable,
+    step: Any,
+    quota: Any,
+    cursor: Cursor,
+    *,
+    seed: Seed | None = None,
 ) -> tuple[dict[str, Array], Cursor]:
-    """The global batch of a step, and the cursor after it; the same batch as the host engine's.
+    """The global batch of a step, the same as the host engine's, and the cursor after it.
 
     Args:
-        spec: of the plan. If it has limits, ask `steps_left` first: inside `jit` nothing can end the run.
+        spec: of the plan. If it has limits, call `steps_left` before: inside `jit` nothing can end the run.
         length: predicted tokens per row.
         table: of tokens.
         step: uint32.
         quota: weights in fixed point.
         cursor: rows read before this step.
+        seed: in place of the spec's; a traced uint32 can be mapped over.
 
     Returns:
         the stores' arrays [batch, ...] and `domain` [batch]; the cursor.
     """
-    plan, cursor = plan_steps(jnp, spec, step, 1, quota, cursor)
+    plan, cursor = plan_steps(jnp, spec, step, 1, quota, cursor, seed=seed)
     return gather(table, length, plan.domain[0], plan.row[0]), cursor
 
 
@@ -76,6 +84,6 @@ def gather(table: TokenTable, length: int, domain: Array, row: Array) -> dict[st
     return {**{name: rows[place] for name, rows in table.rows.items()}, "domain": domain}
 
 
-def _used(store: RowStore) -> np.ndarray:
+def _tokens_in_rows(store: RowStore) -> np.ndarray:
     assert isinstance(store, TokenRows)
     return store.tokens[: len(store) * store.length + 1]

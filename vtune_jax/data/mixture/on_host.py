@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import grain
 import jax
@@ -11,44 +11,45 @@ import numpy as np
 
 from vtune_jax.core.simplex import QUOTA_ONE, to_quota
 from vtune_jax.core.types import Cursor
-from vtune_jax.data.mixture.gather import Pool, Reader, Workers
+from vtune_jax.data.mixture.gather import Pool, RowReader, Workers
 from vtune_jax.data.mixture.limits import End, why_ended
 from vtune_jax.data.mixture.order import OrderCache
-from vtune_jax.data.mixture.plan import Plan, at, blocks_ahead, plan_steps
+from vtune_jax.data.mixture.plan import Plan, blocks_ahead, cursor_at, plan_steps
 from vtune_jax.data.mixture.spec import PlanSpec, fingerprint, start_cursor
 from vtune_jax.data.tokens.rows import RowStore
 
 State = dict[str, Any]
+"""Plain numbers and lists, as JSON has them."""
 
 PLAN_ROWS = 1 << 13
 """Most rows planned at once."""
 READ_BYTES = 1 << 18
-"""About how much is read at once: it stays in the processor's cache while it is put in order."""
+"""About how much is read at once: little enough to stay in the processor's cache while rows are put in order."""
 
 
 class _Chunk(NamedTuple):
     """Consecutive steps of a plan that are read together."""
 
     plan: Plan
-    first: int  # of the plan's steps
+    first: int  # step of the plan
     steps: int
-    rows: Any  # a future of them
+    rows: Any  # a future of the rows of all these steps
 
 
 class MixtureIterator(grain.DatasetIterator):
     """Global batches of the plan, or one host's contiguous share of each.
 
     Weights have versions: version v is in force for steps `[v interval + lag, (v + 1) interval + lag)`, version 0 also
-    before. The iterator plans and reads ahead within the versions it knows and never past them, so that new weights act
-    from exactly their first step on, whatever has been read in advance and whatever threads do. Every host plans all
-    rows and reads its own, so the global batch does not depend on how many hosts there are, and the state is the same
-    on all of them.
+    before. The iterator plans and reads ahead only within versions that have been posted, so new weights act from
+    exactly their first step on, however much has been read in advance and whatever threads do. Every host plans all
+    rows and reads its own, so the global batch does not depend on the number of hosts, and the state is the same on all
+    of them.
 
-    With lag 0, the default, the first step after an update waits for its rows: about a millisecond from memory maps.
-    From storage that answers after 10 ms that wait is a third of a second where rows are read one by one, and again
-    about a millisecond where stores come in blocks (`rows.BlockRows`), whose stream is read ahead whatever the weights
-    become; where even that is too slow, a lag of as many steps as are read ahead hides the wait, for the price of
-    weights that act that much later. `python -m experiments.mixture_speed.waits` measured these.
+    With lag 0, the default, the first step under new weights waits for its rows: about a millisecond from memory maps.
+    From storage that answers after 10 ms the wait is a third of a second if rows are read one by one. It is again about
+    a millisecond if stores come in blocks (`rows.BlockRows`), because the next blocks are the same whatever the weights
+    become and are read ahead. If that is still too slow, a lag of as many steps as are read ahead hides the wait; the
+    price is that new weights act that many steps later. `python -m experiments.mixture_speed.waits` measured these.
     """
 
     def __init__(
@@ -69,16 +70,18 @@ class MixtureIterator(grain.DatasetIterator):
         Args:
             spec: of the plan; its `rows` are the stores' lengths and its `blocks` theirs.
             stores: one per domain.
-            quota: weights of version 0, fixed point or float.
+            quota: weights of version 0, fixed point (uint32, sum 2**24) or float.
             interval: steps per version.
-            lag: steps after which a version's weights come into force, in [0, interval).
+            lag: steps between an update and the step from which its weights are in force, in [0, interval).
             shard: index of this host and number of hosts.
             chunk: most steps planned and read at once; it changes the speed, not the rows.
-            workers: that read chunks ahead; 0 reads in the calling thread, enough for memory maps.
-            worker_kind: threads or processes.
+            workers: threads or processes that read ahead; 0: the calling thread reads each batch, enough for memory
+                maps.
+            worker_kind: whether workers are threads or processes.
 
         Raises:
-            ValueError: lengths that do not agree, or a batch that the hosts cannot share evenly.
+            ValueError: stores whose lengths or blocks are not the spec's, a batch that is no multiple of the number of
+                hosts, or a lag outside the interval.
         """
         super().__init__()
         # Grain closes even an iterator whose construction failed.
@@ -90,7 +93,7 @@ class MixtureIterator(grain.DatasetIterator):
         if tuple(map(len, stores)) != spec.rows:
             raise ValueError(f"stores must have {spec.rows} rows as in the spec, got {tuple(map(len, stores))}.")
         blocks = tuple(store.block for store in stores)
-        if blocks != (spec.blocks or (1,) * len(stores)):
+        if blocks != spec.block_by_domain:
             raise ValueError(f"stores must have blocks of {spec.blocks or 1} rows as in the spec, got {blocks}.")
         index, hosts = shard
         if spec.batch % hosts or not 0 <= index < hosts:
@@ -100,11 +103,11 @@ class MixtureIterator(grain.DatasetIterator):
         share = spec.batch // hosts
         self._spec, self._stores, self._interval, self._lag = spec, tuple(stores), interval, lag
         self._chunk_steps = max(1, min(chunk, PLAN_ROWS // spec.batch))
-        # Tokens of two bytes or of four: a matter of speed only.
+        # Tokens are taken to have two bytes; with four, twice as much is read at once, which changes the speed only.
         self._read_steps = max(1, min(self._chunk_steps, READ_BYTES // (share * (stores[0].length + 1) * 2)))
         self._orders = OrderCache(spec)
         self._slice = slice(index * share, (index + 1) * share)
-        self._pool, self._workers = Pool(Reader(self._stores), workers, worker_kind), workers
+        self._pool, self._workers = Pool(RowReader(self._stores), workers, worker_kind), workers
         in_blocks = [number for number, block in enumerate(blocks) if block > 1]
         self._in_blocks = in_blocks if worker_kind == "threads" else []
         if self._in_blocks:
@@ -113,7 +116,7 @@ class MixtureIterator(grain.DatasetIterator):
         self.seek(0, start_cursor(len(spec.rows)), quota)
 
     @classmethod
-    def of(
+    def from_stores(
         cls,
         stores: Sequence[RowStore],
         weights: Sequence[float] | np.ndarray,
@@ -122,30 +125,30 @@ class MixtureIterator(grain.DatasetIterator):
         interval: int,
         seed: int = 0,
         **options: Any,
-    ) -> "MixtureIterator":
-        """The mixture of some stores in one call.
+    ) -> Self:
+        """The mixture of some stores, with the spec that fits them.
 
         Args:
             stores: one per domain.
-            weights: of version 0.
+            weights: of version 0, shares that sum to 1.
             batch: rows per step over all hosts.
-            interval: steps between changes of weights.
-            seed: of the order.
-            options: of the plan (`allocation`, `limits`, `stop`) and of the iterator.
+            interval: steps per version of the weights.
+            seed: of the plan: of the order of rows and of the allocation.
+            options: `allocation`, `limits` and `stop` of `PlanSpec`, and the keyword arguments of this class.
         """
-        named = {name: options.pop(name) for name in ("allocation", "limits", "stop") if name in options}
+        of_plan = {name: options.pop(name) for name in ("allocation", "limits", "stop") if name in options}
         rows, blocks = tuple(map(len, stores)), tuple(store.block for store in stores)
-        spec = PlanSpec(rows=rows, batch=batch, seed=seed, blocks=blocks if max(blocks) > 1 else (), **named)
+        spec = PlanSpec(rows=rows, batch=batch, seed=seed, blocks=blocks if max(blocks) > 1 else (), **of_plan)
         return cls(spec, stores, quota=np.asarray(weights), interval=interval, **options)
 
     def seek(self, step: int, cursor: Cursor, quota: np.ndarray, *, pending: np.ndarray | None = None) -> None:
-        """Goes to a position: the next batch is that of `step`, with these rows read and these weights in force.
+        """Moves to a position: the next batch is that of `step`.
 
         Args:
             step: index of the next step.
-            cursor: what has been read before it.
-            quota: weights in force.
-            pending: those of the newest update, if they differ because of the lag.
+            cursor: rows read before it.
+            quota: weights in force, fixed point or float.
+            pending: weights of the newest update, if because of the lag they are not in force yet.
         """
         self._step = step
         self._start = Cursor(*(np.array(column) for column in cursor))
@@ -157,14 +160,14 @@ class MixtureIterator(grain.DatasetIterator):
         self._forget_plan()
 
     def post(self, version: int, weights: np.ndarray | Sequence[float]) -> None:
-        """Announces the weights of a version, at the latest before its first step is drawn.
+        """Gives the weights of a version; needed before the first step of that version is drawn.
 
         Args:
             version: its number; version v comes into force at step `v interval + lag`.
             weights: fixed point (uint32, sum 2**24) or float.
 
         Raises:
-            ValueError: the version is known with other weights, or is over.
+            ValueError: the version was posted with other weights, or all its steps have been drawn.
         """
         quota = self._checked(weights)
         known = self._quotas.get(version)
@@ -203,19 +206,19 @@ class MixtureIterator(grain.DatasetIterator):
     @property
     def cursor(self) -> Cursor:
         """What has been read by the batches returned so far."""
-        return at(*self._place) if self._place else self._start
+        return cursor_at(*self._place) if self._place else self._start
 
-    def ended(self) -> "End":
+    def ended(self) -> End:
         """Why the next step cannot be made, after `StopIteration`."""
         return why_ended(self._spec, self._quotas[self._version(self._step)], self.cursor, self._stores)
 
     def start_prefetch(self) -> None:
-        """Starts reading ahead, if there are workers."""
+        """Starts reading ahead if there are workers; grain calls it."""
         if self._workers:
             self._read_ahead()
 
     def close(self) -> None:
-        """Lets the workers go."""
+        """Stops reading ahead and ends the workers."""
         super().close()
         if self._pool is not None:
             self._pool.close()
@@ -223,9 +226,9 @@ class MixtureIterator(grain.DatasetIterator):
             self._block_pool.shutdown(wait=False, cancel_futures=True)
 
     def get_state(self) -> State:
-        """Step, cursor, the weights in force and those announced; and what it was made of. The same on every host.
+        """Step, cursor, the weights in force, the newest ones posted, and what the rows depend on.
 
-        Its shape never changes, as grain asks.
+        It is the same on every host, and its shape never changes, as grain asks.
         """
         version = self._version(self._step)
         version = version if version in self._quotas else max(known for known in self._quotas if known < version)
@@ -241,24 +244,24 @@ class MixtureIterator(grain.DatasetIterator):
         }
 
     def set_state(self, state: State, *, allow_data_change: bool = False) -> None:
-        """Returns to a state, of this iterator or of one on another number of hosts.
+        """Returns to a state of this iterator, or of one on another number of hosts.
 
         Args:
             state: from `get_state`.
-            allow_data_change: goes on although the data are not those of the state; a domain that has become shorter
-                than its place begins the next epoch.
+            allow_data_change: goes on even if the data are not those of the state; a domain that now has fewer rows
+                than were read in its current epoch begins the next epoch.
 
         Raises:
-            ValueError: the state belongs to other data.
+            ValueError: the state belongs to other data, and `allow_data_change` is False.
         """
-        said = changes(state["made_of"], self._made_of())
-        if said and not allow_data_change:
-            raise ValueError(f"the state belongs to another mixture: {'; '.join(said)}.")
+        differences = changes(state["made_of"], self._made_of())
+        if differences and not allow_data_change:
+            raise ValueError(f"the state belongs to another mixture: {'; '.join(differences)}.")
         dtypes = start_cursor(0)
         cursor = Cursor(*(np.array(state[name], column.dtype) for name, column in dtypes._asdict().items()))
-        self._step, self._start = state["step"], adapted(self._spec.rows, cursor) if said else cursor
-        announced = {state[f"{which}version"]: self._checked(state[f"{which}quota"]) for which in ("next_", "")}
-        self._quotas = dict(sorted(announced.items()))
+        self._step, self._start = state["step"], adapted(self._spec.rows, cursor) if differences else cursor
+        posted = {state[f"{which}version"]: self._checked(state[f"{which}quota"]) for which in ("next_", "")}
+        self._quotas = dict(sorted(posted.items()))
         self._forget_plan()
 
     def _made_of(self) -> State:
@@ -269,18 +272,19 @@ class MixtureIterator(grain.DatasetIterator):
         return max(0, step - self._lag) // self._interval
 
     def _checked(self, weights: Sequence[float] | np.ndarray) -> np.ndarray:
-        given = np.asarray(weights)
-        if given.dtype.kind == "f":
-            if given.shape != (len(self._stores),) or not (given >= 0).all() or not abs(given.sum() - 1) < 1e-3:
-                raise ValueError(f"weights must be {len(self._stores)} shares with sum 1, got {given.tolist()}.")
-            given = np.asarray(_rounded(given.astype(np.float32)))
-        quota = given.astype(np.uint32)
+        """Weights as a quota, from float shares or from fixed point."""
+        array = np.asarray(weights)
+        if array.dtype.kind == "f":
+            if array.shape != (len(self._stores),) or not (array >= 0).all() or not abs(array.sum() - 1) < 1e-3:
+                raise ValueError(f"weights must be {len(self._stores)} shares with sum 1, got {array.tolist()}.")
+            array = np.asarray(_rounded(array.astype(np.float32)))
+        quota = array.astype(np.uint32)
         if quota.shape != (len(self._stores),) or quota.sum(dtype=np.uint64) != QUOTA_ONE:
             raise ValueError(f"quota must be {len(self._stores)} numbers with sum {QUOTA_ONE}, got {quota.tolist()}.")
         return quota
 
     def _forget_plan(self) -> None:
-        # Called where `_start` is already the new place.
+        """Drops what was planned and read ahead; `_step` and `_start` are already those of the next batch."""
         self._place = None
         for chunk in self._chunks:
             chunk.rows.cancel()
@@ -293,15 +297,15 @@ class MixtureIterator(grain.DatasetIterator):
 
     def _next_chunk(self) -> None:
         self._current, self._used = None, 0
-        # Versions behind the next step are over.
-        behind = self._version(self._step)
-        if behind in self._quotas:
-            self._quotas = {known: quota for known, quota in self._quotas.items() if known >= behind}
+        version = self._version(self._step)
+        if version in self._quotas:
+            # Earlier versions are over.
+            self._quotas = {known: quota for known, quota in self._quotas.items() if known >= version}
         if not self._chunks and not self._plan_chunk():
-            if behind not in self._quotas:
+            if version not in self._quotas:
                 raise RuntimeError(
-                    f"the weights of version {behind} (from step {behind * self._interval + self._lag} on) have not "
-                    f"been posted; call post({behind}, weights) before asking for step {self._step}."
+                    f"the weights of version {version} (from step {version * self._interval + self._lag} on) have not "
+                    f"been posted; call post({version}, weights) before asking for step {self._step}."
                 )
             raise StopIteration
         chunk = self._chunks.popleft()
@@ -320,7 +324,7 @@ class MixtureIterator(grain.DatasetIterator):
             pass
 
     def _plan_chunk(self) -> bool:
-        """Starts reading the next steps that are planned; False where nothing can be planned yet."""
+        """Starts reading the next planned steps, planning more if needed; False where nothing can be planned yet."""
         if self._planned == self._plan_steps and not self._plan_version():
             return False
         plan, first = self._plan, self._planned
@@ -330,13 +334,13 @@ class MixtureIterator(grain.DatasetIterator):
             np.asarray(part[first : first + steps, self._slice]).reshape(-1) for part in (plan.domain, plan.row)
         )
         if self._in_blocks:
-            self._expect_blocks(at(plan.after, first))
+            self._expect_blocks(cursor_at(plan.after, first))
         self._chunks.append(_Chunk(plan, first, steps, self._pool.submit(domain, row)))
         self._planned += steps
         return True
 
     def _plan_version(self) -> bool:
-        """Plans the next steps of one version; False where its weights are not known or no step can be made."""
+        """Plans the next steps of one version; False if its weights were not posted or no step can be made."""
         step, version = self._planned_step, self._version(self._planned_step)
         if version not in self._quotas:
             return False
@@ -348,13 +352,13 @@ class MixtureIterator(grain.DatasetIterator):
             steps = int(plan.short.argmax())
             if not steps:
                 return False
-            after = at(plan.after, steps - 1)
+            after = cursor_at(plan.after, steps - 1)
         self._plan, self._planned, self._plan_steps = plan, 0, steps
         self._planned_step, self._planned_cursor = step + steps, after
         return True
 
     def _expect_blocks(self, cursor: Cursor) -> None:
-        """Starts reading the blocks at hand and the next ones: whatever the weights become, the stream reads these."""
+        """Starts reading each domain's current block and the next three, which do not depend on weights."""
         for index in self._in_blocks:
             here = (int(cursor.epoch[index]), int(cursor.row[index]) // self._spec.blocks[index])
             if self._expected.get(index) != here:
@@ -364,13 +368,13 @@ class MixtureIterator(grain.DatasetIterator):
 
 
 def changes(was: State, now: State) -> list[str]:
-    """What differs between what a state was made of and what there is now, in words."""
+    """What differs between the data of a state and the present ones, one phrase per difference."""
     names = sorted({*was, *now}, key=[*now, *was].index)
     return [f"{name} was {was.get(name)}, is {now.get(name)}" for name in names if was.get(name) != now.get(name)]
 
 
 def adapted(rows: Sequence[int] | np.ndarray, cursor: Cursor) -> Cursor:
-    """A cursor of other data on domains of these lengths: where the place lies past the end, the next epoch begins."""
+    """A cursor of other data, on domains of these lengths: where the place lies past the end, the next epoch begins."""
     rows = np.asarray(rows, np.uint32)
     over = np.asarray(cursor.row) >= rows
     epoch = np.asarray(cursor.epoch) + over.astype(np.uint32)

@@ -1,26 +1,24 @@
-"""The order of a domain's rows within an epoch: a keyed bijection that needs no memory.
+"""The order of a domain's rows within an epoch: a keyed bijection, computed row by row without a stored permutation.
 
-Rows of memory-mapped files are shuffled one by one. Where storage is slow or comes in records, neighbouring rows are
-read together in blocks: the order of the whole blocks is shuffled, and so are the rows of each block; the last block
-of an epoch is the one that is not whole.
+Rows of memory-mapped files are shuffled one by one. Where storage is slow or made of records, neighbouring rows are
+read together in blocks: the whole blocks come in a shuffled order, the rows within each block are shuffled too, and a
+last block that is not whole comes at the end of the epoch.
 """
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from vtune_jax.core.hashing import key, mix
+from vtune_jax.core.types import Seed
+from vtune_jax.data.mixture.spec import PlanSpec, Purpose
 
-if TYPE_CHECKING:
-    from vtune_jax.data.mixture.spec import PlanSpec
-
-_ROUNDS = 6  # two rounds (one pair) fewer leave neighbours correlated in domains of a few dozen rows
-_ROWS, _BLOCKS, _WITHIN = 3, 6, 7  # purposes of the keys
+_ROUNDS = 6  # with 4 rounds, neighbours in the file stay correlated in domains of a few dozen rows
 
 
-def shuffle(xp: ModuleType, spec: "PlanSpec", domain: Any, epoch: Any, position: Any) -> Any:
+def shuffle(xp: ModuleType, spec: PlanSpec, domain: Any, epoch: Any, position: Any, *, seed: Seed | None = None) -> Any:
     """The row read at a position of an epoch: a bijection of [0, rows) for each (seed, domain, epoch).
 
     Args:
@@ -29,53 +27,58 @@ def shuffle(xp: ModuleType, spec: "PlanSpec", domain: Any, epoch: Any, position:
         domain: index, any shape.
         epoch: uint32, likewise.
         position: uint32, below the domain's rows.
+        seed: in place of the spec's; a traced uint32 can be mapped over.
 
     Returns:
         uint32, likewise.
     """
+    seed = spec.seed if seed is None else seed
     word = xp.asarray(domain).astype(np.uint32)
     rows = np.array(spec.rows, np.uint32)
     if not spec.blocks or max(spec.blocks) == 1:
         length = xp.asarray(rows)[domain]
         bits = xp.asarray(_bits(rows))[domain]
-        return _permute(xp, key(xp, spec.seed, _ROWS, word, epoch), bits, length, position)
+        return _permute(xp, key(xp, seed, Purpose.ROWS, word, epoch), bits, length, position)
     size = xp.asarray(np.array(spec.blocks, np.uint32))[domain]
-    block = block_at(xp, spec, domain, epoch, position // size)
+    block = block_at(xp, spec, domain, epoch, position // size, seed=seed)
     length = xp.minimum(size, xp.asarray(rows)[domain] - block * size)
     # The last block is short, so the number of bits differs within a domain.
     bits = _bits_of(xp, length)
-    within = _permute(xp, key(xp, spec.seed, _WITHIN, word, epoch, block), bits, length, position % size)
+    within = _permute(xp, key(xp, seed, Purpose.WITHIN, word, epoch, block), bits, length, position % size)
     return block * size + within
 
 
-def block_at(xp: ModuleType, spec: "PlanSpec", domain: Any, epoch: Any, ordinal: Any) -> Any:
-    """The block that an epoch reads as its `ordinal`-th."""
-    sizes, rows = np.array(spec.blocks or (1,) * len(spec.rows), np.uint32), np.array(spec.rows, np.uint32)
+def block_at(xp: ModuleType, spec: PlanSpec, domain: Any, epoch: Any, ordinal: Any, *, seed: Seed | None = None) -> Any:
+    """The block that an epoch reads as its `ordinal`-th; arguments as for `shuffle`."""
+    seed = spec.seed if seed is None else seed
+    sizes, rows = np.array(spec.block_by_domain, np.uint32), np.array(spec.rows, np.uint32)
     whole = np.maximum(rows // sizes, 1)
     length = xp.asarray(whole)[domain]
     bits = xp.asarray(_bits(whole))[domain]
     word = xp.asarray(domain).astype(np.uint32)
-    # What lies past the whole blocks is the rest, which stays last.
+    # The block after the whole ones is shorter and stays last.
     inside = xp.minimum(ordinal, length - np.uint32(1))
-    permuted = _permute(xp, key(xp, spec.seed, _BLOCKS, word, epoch), bits, length, inside)
+    permuted = _permute(xp, key(xp, seed, Purpose.BLOCKS, word, epoch), bits, length, inside)
     return xp.where(ordinal < length, permuted, ordinal)
 
 
 class OrderCache:
-    """Stretches of each domain's order, computed once and handed out as slices; for the host's planning.
+    """Stretches of each domain's order, computed once and then sliced; for planning on the host.
 
-    A domain's rows come in an order of its own whatever the weights, so what a chunk of steps needs is consecutive.
+    The order of a domain's rows does not depend on weights, so the rows that a chunk of steps needs are consecutive.
     """
 
-    def __init__(self, spec: "PlanSpec", stretch: int = 1 << 15) -> None:
+    def __init__(self, spec: PlanSpec, *, seed: Seed | None = None, stretch: int = 1 << 15) -> None:
         """Remembers nothing yet.
 
         Args:
             spec: of the plan.
+            seed: in place of the spec's.
             stretch: positions computed at once.
         """
+        self.seed = spec.seed if seed is None else int(seed)
         self._spec, self._stretch = spec, stretch
-        self._held: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
+        self._stretches: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
 
     def rows(self, domain: int, epoch: int, first: int, count: int) -> list[np.ndarray]:
         """The next `count` rows of a domain from position `first` of an epoch on, in consecutive arrays."""
@@ -84,18 +87,18 @@ class OrderCache:
             if first >= length:
                 epoch, first = epoch + 1, 0
             start = first // self._stretch * self._stretch
-            held = self._at(domain, epoch, start)
-            part = held[first - start : first - start + count]
+            part = self._stretch_from(domain, epoch, start)[first - start : first - start + count]
             parts.append(part)
             first, count = first + len(part), count - len(part)
         return parts
 
-    def _at(self, domain: int, epoch: int, start: int) -> np.ndarray:
-        found = self._held.get(domain)
+    def _stretch_from(self, domain: int, epoch: int, start: int) -> np.ndarray:
+        found = self._stretches.get(domain)
         if found is None or found[0] != (epoch, start):
             place = np.arange(start, min(start + self._stretch, self._spec.rows[domain]), dtype=np.uint32)
-            found = ((epoch, start), shuffle(np, self._spec, np.array([domain]), np.array([epoch], np.uint32), place))
-            self._held[domain] = found
+            which = np.array([domain]), np.array([epoch], np.uint32)
+            found = ((epoch, start), shuffle(np, self._spec, *which, place, seed=self.seed))
+            self._stretches[domain] = found
         return found[1]
 
 
@@ -104,7 +107,7 @@ def _bits(counts: np.ndarray) -> np.ndarray:
 
 
 def _bits_of(xp: ModuleType, length: Any) -> Any:
-    """Bits that hold 0 .. length - 1, at least one, for arrays."""
+    """Bits that the numbers 0 .. length - 1 need, at least one, for an array of lengths up to `MAX_BLOCK`."""
     bits = xp.ones_like(length)
     for power in range(1, 20):
         bits = bits + (length > np.uint32(1 << power)).astype(np.uint32)
@@ -112,9 +115,9 @@ def _bits_of(xp: ModuleType, length: Any) -> Any:
 
 
 def _permute(xp: ModuleType, hashed: Any, bits: Any, length: Any, position: Any) -> Any:
-    """An alternating Feistel network on `bits` bits, applied again while the result lies outside (cycle walking).
+    """A bijection of [0, length): an alternating Feistel network on `bits` bits.
 
-    Two applications at most on average.
+    It is applied again while its result is not below `length` (cycle walking), on average at most twice in all.
     """
     low_bits = bits - bits // 2
     low_mask = (np.uint32(1) << low_bits) - np.uint32(1)
@@ -142,7 +145,7 @@ def _permute(xp: ModuleType, hashed: Any, bits: Any, length: Any, position: Any)
     outside = np.flatnonzero((value >= length).ravel())
     flat = value.reshape(-1)
     parts = [part.reshape(-1)[outside] for part in (hashed, low_bits, low_mask, high_mask, length)]
-    # Only what lies outside walks on: each turn costs half of the one before.
+    # Only results that lie outside are encrypted again: each turn costs about half of the turn before.
     while outside.size:
         again = encrypt(flat[outside], *parts[:4])
         flat[outside] = again

@@ -1,11 +1,11 @@
 """The plan: which rows make up the global batch of a step, as a pure function of integers.
 
-One body serves numpy and jax.numpy (the `xp` argument) and gives the same bits in both, on every host and inside
-`jit`. Nothing here reads data, and no float enters: weights arrive in fixed point (`core.simplex.to_quota`).
+The same code serves numpy and jax.numpy (the `xp` argument) and gives the same integers in both, on every host and
+inside `jit`. Nothing here reads data or computes with floats: weights arrive in fixed point (`core.simplex.to_quota`).
 
-- *How many rows of each domain*: `data.allocation`.
-- *Which rows*: each domain is an endless stream; epoch e reads its rows in the order of a bijection keyed by
-  (seed, domain, epoch), `data.permutation`. Weights only decide how many are taken next, never their order.
+- *How many rows of each domain*: `mixture.allocation`.
+- *Which rows*: each domain is an endless stream; epoch e reads all its rows in the order of a bijection keyed by
+  (seed, domain, epoch), `mixture.order`. Weights decide how many rows are taken next, never their order.
 - *In which place of the batch*: permuted by a hash of (seed, step), so that any slice of the batch (a host's, a
   micro-batch) is a fair sample of the mixture.
 """
@@ -18,13 +18,12 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt32
 
 from vtune_jax.core.hashing import key, mix
-from vtune_jax.core.types import AnyArray, Cursor
+from vtune_jax.core.types import AnyArray, Cursor, Seed
 from vtune_jax.data.mixture.allocation import allocate, rows_left
 from vtune_jax.data.mixture.order import OrderCache, block_at, shuffle
-from vtune_jax.data.mixture.spec import PlanSpec
+from vtune_jax.data.mixture.spec import PlanSpec, Purpose
 
-_PLACE = 2  # purpose of the key
-_MOST_CACHED = 64  # domains; with more, few rows of each are read at a time
+_MOST_CACHED = 64  # domains; with more, each gives too few rows at a time for a cache of its order to pay
 _LANES = (0x01000193, 0x2C1B3C6D)  # odd multipliers of the rolling hash
 
 
@@ -35,7 +34,7 @@ class Plan(NamedTuple):
     row: UInt32[AnyArray, "steps batch"]  # within the domain, in file order
     counts: UInt32[AnyArray, "steps domains"]  # rows taken from each domain
     after: Cursor  # after each step: every field has a leading axis of steps
-    short: Bool[AnyArray, " steps"]  # no batch: a limit ends the run before this step; its rows mean nothing
+    short: Bool[AnyArray, " steps"]  # True: a limit ends the run before this step, whose rows mean nothing
 
 
 def plan_steps(
@@ -46,9 +45,10 @@ def plan_steps(
     quota: Any,
     cursor: Cursor,
     *,
+    seed: Seed | None = None,
     orders: OrderCache | None = None,
 ) -> tuple[Plan, Cursor]:
-    """Plans several steps under the same weights; the same as planning them one by one.
+    """Plans several steps under the same weights; planning them one by one gives the same rows.
 
     Args:
         xp: numpy or jax.numpy.
@@ -57,17 +57,27 @@ def plan_steps(
         steps: how many, static.
         quota: uint32 [domains], weights times 2**24, summing to 2**24 exactly.
         cursor: before the first step.
-        orders: remembers what was computed before, for numpy; the plan is the same without.
+        seed: in place of the spec's; a traced uint32 can be mapped over.
+        orders: a cache of the domains' orders, for numpy; it changes the speed only.
 
     Returns:
         the plan, and the cursor after it.
+
+    Raises:
+        ValueError: `orders` are those of another seed.
     """
+    if seed is None:
+        seed = spec.seed
+    elif xp is np:
+        seed = int(seed)
+    if orders is not None and orders.seed != seed:
+        raise ValueError(f"orders must be those of seed {seed}, got those of seed {orders.seed}.")
     domains = len(spec.rows)
     step = xp.asarray(first_step).astype(np.uint32) + xp.arange(steps, dtype=np.uint32)
-    allocated = allocate(xp, spec, step, quota, cursor)
+    allocated = allocate(xp, spec, step, quota, cursor, seed=seed)
     counts = allocated.rows
     if spec.limited:
-        # A step that cannot be made takes nothing; its places are filled with the last domain, to keep the shapes.
+        # A step that cannot be made takes no row; its places are filled with the last domain, to keep the shapes.
         counts = xp.where(allocated.short[:, None], np.uint32(0), counts)
         filler = xp.where(allocated.short, np.uint32(spec.batch), np.uint32(0))
         filled = xp.concatenate([counts[:, :-1], counts[:, -1:] + filler[:, None]], axis=1)
@@ -79,13 +89,13 @@ def plan_steps(
     read = xp.cumsum(counts, axis=0, dtype=np.uint32)
     rows = xp.asarray(np.array(spec.rows, np.uint32))
     if orders is None or domains > _MOST_CACHED:
-        row = _rows(xp, spec, ordered, filled, cursor.row[None, :] + read - counts, cursor)
+        row = _rows(xp, spec, seed, ordered, filled, cursor.row[None, :] + read - counts, cursor)
     else:
         row = _rows_from(orders, ordered, filled.sum(axis=0), cursor)
 
     slot = xp.arange(spec.batch, dtype=np.uint32)[None, :]
     # Sixteen bits are sorted several times faster; equal ones stay in the order of their domains.
-    shuffled = _argsort(xp, (key(xp, spec.seed, _PLACE, step[:, None], slot) >> 16).astype(np.uint16))
+    shuffled = _argsort(xp, (key(xp, seed, Purpose.PLACE, step[:, None], slot) >> 16).astype(np.uint16))
     flat = shuffled + xp.arange(steps, dtype=shuffled.dtype)[:, None] * spec.batch
     domain, row = ordered.reshape(-1)[flat], row.reshape(-1)[flat]
     ends = cursor.row[None, :] + read
@@ -95,11 +105,11 @@ def plan_steps(
         credit=allocated.credit,
         order=_roll(xp, cursor.order, domain, row),
     )
-    return Plan(domain, row, counts, after, allocated.short), at(after, -1)
+    return Plan(domain, row, counts, after, allocated.short), cursor_at(after, -1)
 
 
-def at(cursors: Cursor, step: int) -> Cursor:
-    """One step's cursor out of those of many."""
+def cursor_at(cursors: Cursor, step: int) -> Cursor:
+    """The cursor of one step out of `Plan.after`."""
     return Cursor(*(column[step] for column in cursors))
 
 
@@ -108,28 +118,30 @@ def available(xp: ModuleType, spec: PlanSpec, cursor: Cursor) -> Any:
     return rows_left(xp, spec, cursor) > 0
 
 
-def blocks_ahead(spec: PlanSpec, domain: int, epoch: int, row: int, count: int) -> list[int]:
-    """The next blocks that a domain's stream reads, the one at hand first; they do not depend on weights."""
-    size = spec.blocks[domain] if spec.blocks else 1
+def blocks_ahead(
+    spec: PlanSpec, domain: int, epoch: int, row: int, count: int, *, seed: Seed | None = None
+) -> list[int]:
+    """The next `count` blocks of a domain's stream from `row` of `epoch` on; they do not depend on weights."""
+    size = spec.block_by_domain[domain]
     per_epoch = -(-spec.rows[domain] // size)
     places = row // size + np.arange(count, dtype=np.uint32)
     epochs = np.uint32(epoch) + places // np.uint32(per_epoch)
     index = np.full(count, domain, np.int32)
-    return [int(block) for block in block_at(np, spec, index, epochs, places % np.uint32(per_epoch))]
+    return [int(block) for block in block_at(np, spec, index, epochs, places % np.uint32(per_epoch), seed=seed)]
 
 
-def _rows(xp: ModuleType, spec: PlanSpec, ordered: Any, counts: Any, offset: Any, cursor: Cursor) -> Any:
+def _rows(xp: ModuleType, spec: PlanSpec, seed: Seed, ordered: Any, counts: Any, offset: Any, cursor: Cursor) -> Any:
     """The row at each place of batches that are in the order of their domains."""
     starts = xp.cumsum(counts, axis=1, dtype=np.uint32) - counts
     slot = xp.arange(spec.batch, dtype=np.uint32)[None, :]
     position = xp.take_along_axis(offset, ordered, axis=1) + (slot - xp.take_along_axis(starts, ordered, axis=1))
     length = xp.asarray(np.array(spec.rows, np.uint32))[ordered]
     epoch = xp.asarray(cursor.epoch)[ordered] + position // length
-    return shuffle(xp, spec, ordered, epoch, position % length)
+    return shuffle(xp, spec, ordered, epoch, position % length, seed=seed)
 
 
 def _rows_from(orders: OrderCache, ordered: np.ndarray, counts: np.ndarray, cursor: Cursor) -> np.ndarray:
-    """The same by looking them up: over the steps, each domain reads on where it was."""
+    """What `_rows` gives, looked up: over the steps each domain goes on reading from its place in the cursor."""
     parts: list[np.ndarray] = []
     for domain, count in enumerate(counts.tolist()):
         parts += orders.rows(domain, int(cursor.epoch[domain]), int(cursor.row[domain]), count)
@@ -139,7 +151,7 @@ def _rows_from(orders: OrderCache, ordered: np.ndarray, counts: np.ndarray, curs
 
 
 def _roll(xp: ModuleType, order: Any, domain: Any, row: Any) -> Any:
-    """A polynomial of one hash per batch, in two lanes, [steps, 2]: two runs that read alike have the same."""
+    """The rolling hash after each step, [steps, 2]: two polynomials of one hash per batch."""
     slot = mix(xp.arange(domain.shape[1], dtype=np.uint32) + np.uint32(1))[None, :]
     word = mix((row ^ (domain.astype(np.uint32) * np.uint32(0x9E3779B1))) + slot)
     again = (word ^ (word >> 15)) * np.uint32(0x2C1B3C6D)
@@ -147,17 +159,17 @@ def _roll(xp: ModuleType, order: Any, domain: Any, row: Any) -> Any:
     if xp is np:
         columns = []
         for lane, factor in enumerate(_LANES):
-            held, column = int(order[lane]), []
-            for each in lanes[lane].tolist():
-                held = (held * factor + each + 1) & 0xFFFFFFFF
-                column.append(held)
+            rolled, column = int(order[lane]), []
+            for word_sum in lanes[lane].tolist():
+                rolled = (rolled * factor + word_sum + 1) & 0xFFFFFFFF
+                column.append(rolled)
             columns.append(column)
         return np.array(columns, np.uint32).T
     factor = xp.asarray(np.array(_LANES, np.uint32))
 
-    def turn(held: Any, words: Any) -> Any:
-        held = held * factor + words + np.uint32(1)
-        return held, held
+    def turn(rolled: Any, words: Any) -> Any:
+        rolled = rolled * factor + words + np.uint32(1)
+        return rolled, rolled
 
     return jax.lax.scan(turn, xp.asarray(order), xp.stack(lanes, axis=1))[1]
 
@@ -173,11 +185,13 @@ def _argsort(xp: ModuleType, keys: Any) -> Any:
     return np.argsort(keys, axis=-1, kind="stable") if xp is np else xp.argsort(keys, axis=-1, stable=True)
 
 
-def steps_left(spec: PlanSpec, first_step: int, steps: int, quota: np.ndarray, cursor: Cursor) -> int:
-    """How many of the next steps can be made before a limit ends the run."""
+def steps_left(
+    spec: PlanSpec, first_step: int, steps: int, quota: np.ndarray, cursor: Cursor, *, seed: Seed | None = None
+) -> int:
+    """How many of the next `steps` can be made before a limit ends the run; on the host, `seed` as for `plan_steps`."""
     if not spec.limited:
         return steps
     step = np.uint32(first_step) + np.arange(steps, dtype=np.uint32)
     host = Cursor(*(np.asarray(column) for column in cursor))
-    short = allocate(np, spec, step, np.asarray(quota), host).short
+    short = allocate(np, spec, step, np.asarray(quota), host, seed=None if seed is None else int(seed)).short
     return int(short.argmax()) if short.any() else steps

@@ -1,6 +1,7 @@
 """What a plan of batches depends on beside weights and cursor; everything in this room builds on it."""
 
 import dataclasses
+import enum
 from typing import Any, Literal
 
 import numpy as np
@@ -10,17 +11,30 @@ from vtune_jax.core.types import Cursor
 PLANNER_VERSION = 1
 """Raised when the same arguments would give other rows; a run begun under another version cannot be resumed."""
 
-
 MAX_ROWS = 2**31 - 1
+"""Rows of one domain: sums of two of them fit into 32 bits."""
 
-
-MAX_BATCH = 2**19 - 1  # keeps B * 2**12 * 2**12 within two 32-bit words
-
+MAX_BATCH = 2**19 - 1
+"""Rows of one step: a batch times a weight of 24 bits is computed in two parts, which must each fit into 32 bits."""
 
 MAX_BLOCK = 2**19
-
+"""Rows of one block: `order.shuffle` counts the bits of a block's length up to this."""
 
 Allocation = Literal["systematic", "multinomial", "deficit"]
+"""How the rows of a batch are divided among the domains, see `allocation`."""
+
+
+class Purpose(enum.IntEnum):
+    """What a key of the plan decides. The numbers enter the hash: another number would give other rows."""
+
+    OFFSET = 1  # the one offset of a step's systematic allocation
+    PLACE = 2  # the order of the places in a batch
+    ROWS = 3  # the order of a domain's rows in an epoch
+    DRAW = 4  # the domain of each place under multinomial allocation
+    SHARED = 5  # the offset by which the rows that exhausted domains leave are shared out
+    BLOCKS = 6  # the order of a domain's blocks in an epoch
+    WITHIN = 7  # the order of the rows within a block
+    TIE = 8  # which of the domains that are owed the same goes first under deficit allocation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,11 +43,11 @@ class PlanSpec:
 
     rows: tuple[int, ...]  # in one epoch of each domain
     batch: int  # rows per step over all hosts
-    seed: int
+    seed: int  # in [0, 2**32); functions that take `seed=` use that one instead
     allocation: Allocation = "systematic"
     blocks: tuple[int, ...] = ()  # rows that are stored and read together, per domain; empty: 1
-    limits: tuple[int | None, ...] = ()  # most rows ever read, per domain; None, or empty: no limit, epoch after epoch
-    stop: tuple[bool, ...] = ()  # at its limit the domain ends the run (True) or leaves its share to the others (False)
+    limits: tuple[int | None, ...] = ()  # most rows ever read, per domain; None, or empty: no limit
+    stop: tuple[bool, ...] = ()  # True: the domain ends the run at its limit; False, or empty: others take its share
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -52,7 +66,7 @@ class PlanSpec:
                 raise ValueError(f"{field} must have one entry per domain ({len(self.rows)}), got {len(values)}.")
         if not all(1 <= block <= MAX_BLOCK for block in self.blocks):
             raise ValueError(f"blocks must lie in [1, {MAX_BLOCK}], got {list(self.blocks)}.")
-        for rows, limit in zip(self.rows, self.limit, strict=True):
+        for rows, limit in zip(self.rows, self.limit_by_domain, strict=True):
             if limit is not None and not 0 <= limit <= MAX_ROWS * rows:
                 raise ValueError(f"limits must lie in [0, {MAX_ROWS} epochs], got {list(self.limits)}.")
 
@@ -62,14 +76,19 @@ class PlanSpec:
         return any(limit is not None for limit in self.limits)
 
     @property
-    def limit(self) -> tuple[int | None, ...]:
-        """Most rows ever read, per domain."""
+    def limit_by_domain(self) -> tuple[int | None, ...]:
+        """`limits` with one entry per domain even where it is empty."""
         return self.limits or (None,) * len(self.rows)
 
     @property
-    def stops(self) -> tuple[bool, ...]:
-        """Which domains end the run at their limit."""
+    def stop_by_domain(self) -> tuple[bool, ...]:
+        """`stop` with one entry per domain even where it is empty."""
         return self.stop or (False,) * len(self.rows)
+
+    @property
+    def block_by_domain(self) -> tuple[int, ...]:
+        """`blocks` with one entry per domain even where it is empty."""
+        return self.blocks or (1,) * len(self.rows)
 
 
 def fingerprint(spec: PlanSpec) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where a domain's tokens lie: what a source of tokens must give, and ArrayRecord shards. `data.mapped` maps files."""
+"""ArrayRecord shards of tokens, and the protocol that these and memory-mapped files (`tokens.mapped`) follow."""
 
 import json
 import os
@@ -15,7 +15,7 @@ RECORD_TOKENS = 1 << 15
 
 
 class TokenSource(Protocol):
-    """A sequence of tokens that can be read in stretches."""
+    """A domain's tokens, which can be read in stretches."""
 
     name: str
     dtype: np.dtype
@@ -28,7 +28,7 @@ class TokenSource(Protocol):
         """Tokens `start` to `stop`.
 
         Raises:
-            UserError: they are lost or damaged; names domain, file and offset.
+            UserError: they are lost or damaged; the message names domain, file and offset.
         """
         ...
 
@@ -36,8 +36,8 @@ class TokenSource(Protocol):
 class RecordTokens:
     """Tokens in ArrayRecord shards, many to a record; paths may be anything that grain's reader opens.
 
-    A record holds `record_tokens` tokens (the last of a shard fewer), so that a stretch of rows is a few neighbouring
-    records, read in one call. The format has checksums of its own.
+    A record holds `record_tokens` tokens (the last one of a shard may hold fewer), so that a stretch of rows lies in a
+    few neighbouring records, which one call reads. The format has checksums of its own.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class RecordTokens:
         record_tokens: int = RECORD_TOKENS,
         patience: float = 30.0,
     ) -> None:
-        """Opens nothing yet: readers are opened when needed, in each worker.
+        """Opens nothing: each worker opens a shard when it first reads it.
 
         Args:
             shards: paths, in order.
             tokens: in each shard.
             dtype: of the tokens.
             name: of the domain, for messages.
-            record_tokens: in each record.
+            record_tokens: tokens in each record.
             patience: seconds to wait for a shard that cannot be read.
         """
         self.shards, self.name, self.dtype, self.patience = list(shards), name, np.dtype(dtype), patience
@@ -89,15 +89,15 @@ class RecordTokens:
             try:
                 records = self._reader(shard).read(first, last + 1)
                 break
-            # The reader raises RuntimeError and IndexError for whatever is wrong with the file or its storage.
+            # The reader raises RuntimeError or IndexError whatever is wrong with the file or its storage.
             except Exception as error:
                 self._readers.pop(shard, None)
-                # Damage does not pass; a mount that is away may come back. A file that is not there, or too short for
-                # its index, has no records, says the reader.
-                unread = isinstance(error, IndexError)
-                damaged = "Corrupted" in str(error) or (unread and os.path.exists(self.shards[shard]))
+                # Waiting helps if a mount is away, not if the file is damaged. The reader raises IndexError both for a
+                # missing file and for one that is too short for its index.
+                without_records = isinstance(error, IndexError)
+                damaged = "Corrupted" in str(error) or (without_records and os.path.exists(self.shards[shard]))
                 if damaged or time.monotonic() - began > self.patience:
-                    reason = "it is missing, cut off, or its index is damaged" if unread else _short(error)
+                    reason = "it is missing, cut off, or its index is damaged" if without_records else _short(error)
                     place = f"records {first:,} to {last:,} (tokens {start:,} to {stop:,})"
                     raise UserError(
                         f"the tokens of domain '{self.name}' are {'damaged' if damaged else 'lost'}: "
@@ -106,9 +106,8 @@ class RecordTokens:
                     ) from error
                 time.sleep(waited)
                 waited = min(2 * waited, 2.0)
-        # Copied by numpy, which lets other threads work meanwhile; joining bytes would not.
-        held = [np.frombuffer(record, self.dtype) for record in records]
-        tokens = np.concatenate(held)
+        # numpy lets other threads work while it copies; joining the bytes would not.
+        tokens = np.concatenate([np.frombuffer(record, self.dtype) for record in records])
         skip = start - first * self._record_tokens
         if len(tokens) < skip + stop - start:
             raise UserError(
@@ -121,7 +120,7 @@ class RecordTokens:
         if shard not in self._readers:
             from array_record.python.array_record_module import ArrayRecordReader
 
-            # Without the option the reader starts a thread pool of its own for each file.
+            # Without this option the reader starts a thread pool for each file.
             self._readers[shard] = ArrayRecordReader(self.shards[shard], "readahead_buffer_size:0")
         return self._readers[shard]
 
@@ -133,16 +132,16 @@ def write_records(
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(path, "group_size:1,uncompressed")
-    held, total = np.zeros(0, dtype), 0
+    unwritten, total = np.zeros(0, dtype), 0
     for part in tokens:
-        held = np.concatenate([held, part.astype(dtype, copy=False)])
+        unwritten = np.concatenate([unwritten, part.astype(dtype, copy=False)])
         total += len(part)
-        whole = len(held) // record_tokens * record_tokens
+        whole = len(unwritten) // record_tokens * record_tokens
         for start in range(0, whole, record_tokens):
-            writer.write(held[start : start + record_tokens].tobytes())
-        held = held[whole:]
-    if len(held):
-        writer.write(held.tobytes())
+            writer.write(unwritten[start : start + record_tokens].tobytes())
+        unwritten = unwritten[whole:]
+    if len(unwritten):
+        writer.write(unwritten.tobytes())
     writer.close()
     return total
 

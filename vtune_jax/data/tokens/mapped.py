@@ -1,4 +1,4 @@
-"""Memory-mapped files of tokens: one file, the sections of it that domains use, and what guards against bad bytes."""
+"""Memory-mapped files of tokens: a whole file, a domain's section of it, and checks for lost or damaged bytes."""
 
 import contextlib
 import mmap
@@ -6,20 +6,21 @@ import os
 import time
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from vtune_jax.errors import UserError
 
 CHECK_BYTES = 1 << 16
-"""Bytes of a token file behind each of its checksums; a page fault maps more, so checking costs no further ones."""
+"""Bytes of a token file behind each of its checksums: no more than one page fault maps, so a check causes no further
+fault."""
 
-_LOOK_EVERY_S = 0.05
+_LOOK_EVERY_S = 0.05  # seconds between two looks at whether the file is still there
 
 
 class TokenMap:
-    """A file of tokens, memory-mapped; each stretch is compared with its checksum when it is first touched."""
+    """A memory-mapped file of tokens; each stretch is compared with its checksum before it is read the first time."""
 
     def __init__(
         self, path: Path, dtype: np.dtype, *, checks: np.ndarray | None = None, patience: float = 30.0
@@ -29,8 +30,8 @@ class TokenMap:
         Args:
             path: of raw tokens (`.bin`) or of a one-dimensional `.npy`.
             dtype: of the tokens, for raw ones.
-            checks: CRC-32 of each `CHECK_BYTES` of its tokens; None trusts the file.
-            patience: seconds to wait for a file that has vanished (a network mount, for instance) to come back.
+            checks: CRC-32 of each `CHECK_BYTES` of its tokens; None: nothing is compared.
+            patience: seconds to wait for a file that has vanished, with a network mount for instance, to come back.
         """
         self.path, self.patience = path, patience
         self.array = np.load(path, mmap_mode="r") if path.suffix == ".npy" else np.memmap(path, dtype, "r")
@@ -43,11 +44,11 @@ class TokenMap:
         self._unseen = 0 if checks is None else len(checks)
 
     def __reduce__(self) -> Any:
-        # A memory map would be pickled as all of its content.
+        # Pickling the memory map itself would copy the whole file.
         return _reopened, (self.path, self.dtype, self._checks, self.patience, self.sections)
 
     def windows(self, start: np.ndarray, width: int) -> np.ndarray:
-        """Stretches of `width` tokens from each `start` (int64) on, [n, width].
+        """Stretches of `width` tokens from each `start` (int64) on, [starts, width].
 
         Raises:
             UserError: the tokens are lost or damaged.
@@ -57,15 +58,16 @@ class TokenMap:
         return windows(self.array, start, width)
 
     def assert_there(self, start: np.ndarray) -> None:
-        """Waits for a file that has vanished or shrunk, then gives up.
+        """Waits for a file that has vanished or shrunk to come back.
 
-        Reading a map past the end of its file would kill the process; one looks twenty times a second at most.
+        Reading a map past the end of its file would kill the process. The file is looked at twenty times a second at
+        most.
 
         Args:
             start: tokens about to be read, for the message.
 
         Raises:
-            UserError: it did not come back in time.
+            UserError: it did not come back within `patience` seconds.
         """
         began = time.monotonic()
         if began - self._looked < _LOOK_EVERY_S:
@@ -83,14 +85,14 @@ class TokenMap:
         self._looked = time.monotonic()
 
     def check(self, start: np.ndarray, tokens: int | np.ndarray) -> None:
-        """Compares the stretches about to be read with their checksums, each once.
+        """Compares what is about to be read with its checksums, unless an earlier call has done so.
 
         Args:
             start: first tokens of the stretches, int64.
-            tokens: in each.
+            tokens: how many in each stretch.
 
         Raises:
-            UserError: one differs; names domain, file and offset.
+            UserError: a checksum differs; the message names domain, file and offset.
         """
         if not self._unseen:
             return
@@ -106,12 +108,12 @@ class TokenMap:
         assert self._checks is not None
         per_check = CHECK_BYTES // self.dtype.itemsize
         for place in places.tolist():
-            held = self.array[place * per_check : (place + 1) * per_check]
-            if zlib.crc32(held.view(np.uint8).data) != self._checks[place]:
+            stretch = self.array[place * per_check : (place + 1) * per_check]
+            if zlib.crc32(stretch.view(np.uint8).data) != self._checks[place]:
                 inside = start[(start < (place + 1) * per_check) & (start >= (place - 1) * per_check)]
                 raise UserError(
                     f"the tokens of domain {self._domains(inside if inside.size else start)} are damaged: {self.path}, "
-                    f"bytes {place * CHECK_BYTES:,} to {place * CHECK_BYTES + held.nbytes:,} of its tokens differ "
+                    f"bytes {place * CHECK_BYTES:,} to {place * CHECK_BYTES + stretch.nbytes:,} of its tokens differ "
                     "from their checksum",
                     "prepare the corpus again, or restore the file; the same command then goes on",
                 )
@@ -124,23 +126,23 @@ class TokenMap:
         return ", ".join(repr(self.sections[index][1]) for index in found)
 
     def release(self) -> None:
-        """Lets the pages read so far go from the process; they stay in the system's page cache."""
+        """Unmaps the pages read so far from the process; they stay in the system's page cache."""
         self._advise("MADV_DONTNEED")
 
     def read_sparsely(self) -> None:
-        """Maps some 200 KB around what is read, not the 2 MiB that newer systems map if they can."""
+        """Asks the system to map some 200 KB around what is read instead of a huge page of 2 MiB."""
         self._advise("MADV_NOHUGEPAGE")
 
     def _advise(self, name: str) -> None:
         memory, advice = getattr(self.array, "_mmap", None), getattr(mmap, name, None)
         if memory is not None and advice is not None:
-            # A system may know the advice and not take it; it changes no byte.
+            # The system may refuse; the advice changes the memory used, not what is read.
             with contextlib.suppress(OSError):
                 memory.madvise(advice)
 
 
 class MappedTokens:
-    """A section of a file: one domain's tokens."""
+    """One domain's tokens: a section of a file."""
 
     def __init__(self, file: TokenMap, *, name: str, first: int = 0, count: int | None = None) -> None:
         """Copies nothing.
@@ -148,8 +150,8 @@ class MappedTokens:
         Args:
             file: may hold the sections of many domains.
             name: of the domain, for messages.
-            first: token of the file.
-            count: of tokens; None: all from `first` on.
+            first: token of the file at which the section begins.
+            count: tokens in the section; None: all from `first` on.
         """
         self.file, self.name, self.start = file, name, first
         self.count = len(file.array) - first if count is None else count
@@ -158,7 +160,7 @@ class MappedTokens:
             file.sections = sorted([*file.sections, (first, name)])
 
     @classmethod
-    def open(cls, path: Path, dtype: np.dtype, *, name: str, **options: Any) -> "MappedTokens":
+    def open(cls, path: Path, dtype: np.dtype, *, name: str, **options: Any) -> Self:
         """A whole file as one domain; options are those of `TokenMap`."""
         return cls(TokenMap(path, dtype, **options), name=name)
 
@@ -178,19 +180,20 @@ class MappedTokens:
         return np.array(self.array[start:stop])
 
     def windows(self, start: np.ndarray, width: int) -> np.ndarray:
-        """Stretches of `width` tokens from each `start` on, [n, width]."""
+        """Stretches of `width` tokens from each `start` on, [starts, width]."""
         return self.file.windows(start + self.start, width)
 
 
 def windows(tokens: np.ndarray, start: np.ndarray, width: int) -> np.ndarray:
-    """Stretches of an array, which may overlap, [n, width].
+    """Stretches of an array, which may overlap, [starts, width].
 
-    Each is one item of an array that steps by one token, so that numpy copies it whole: a quarter faster than along
-    an axis, and one call serves all domains of a file.
+    Each stretch is one item of an array whose stride is one token, so numpy copies it whole: a quarter faster than
+    indexing along an axis, and one call serves all domains of a file.
     """
     size = tokens.dtype.itemsize
     items = np.ndarray((max(0, len(tokens) - width + 1),), np.dtype((np.void, width * size)), tokens, strides=(size,))
-    return items[start].view(tokens.dtype).reshape(len(start), width)
+    stretches: np.ndarray = items[start].view(tokens.dtype).reshape(len(start), width)
+    return stretches
 
 
 def checksums(tokens: np.ndarray) -> np.ndarray:

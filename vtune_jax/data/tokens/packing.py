@@ -1,10 +1,10 @@
 """Best-fit packing: whole documents share a row, and the model never attends from one to another.
 
-Every token of a document, its end included, is predicted exactly once an epoch; the input before its first token is
-the end-of-text token. Documents longer than a row are cut into pieces of a row's length, each a segment of its own.
+Every token of a document, its end included, is predicted exactly once an epoch. The input for a document's first token
+is the end-of-text token. Documents longer than a row are cut into pieces of a row's length, each a segment of its own.
 """
 
-from __future__ import annotations
+from typing import Self
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from vtune_jax.data.tokens.mapped import MappedTokens
 from vtune_jax.data.tokens.rows import Rows
 from vtune_jax.errors import UserError
 
-_SCAN = 1 << 24
+_SCAN = 1 << 24  # tokens searched at once for ends of documents
 
 
 class PackedRows:
@@ -24,14 +24,14 @@ class PackedRows:
     def __init__(
         self, tokens: np.ndarray | MappedTokens, length: int, *, end: int, name: str = "domain", share: float = 1.0
     ) -> None:
-        """Finds the documents and packs them; 18 bytes of memory per piece, none per token.
+        """Finds the documents and packs them; takes 18 bytes of memory per piece and none per token.
 
         Args:
             tokens: 1-D, each document followed by the token `end`.
             length: of a row.
             end: the end-of-text token.
             name: of the domain, for messages.
-            share: of the rows that is used.
+            share: part of the rows that is used, in (0, 1].
 
         Raises:
             UserError: there is nothing to pack.
@@ -42,7 +42,8 @@ class PackedRows:
         if not len(size):
             raise UserError(f"domain '{name}' has no tokens to pack", "give the domain more text")
         row, rows = best_fit(size, length)
-        # Rows are made from the longest pieces on; a hash deals them out, so that any share of them is a fair sample.
+        # Packing makes the rows of the longest pieces first. Their order is hashed, so that any share of the rows is a
+        # fair sample of the documents.
         dealt = np.argsort(np.argsort(mix(np.arange(rows, dtype=np.uint32)), kind="stable"), kind="stable")
         order = np.argsort(dealt[row], kind="stable")
         self._start, self._size = start[order], size[order]
@@ -64,15 +65,15 @@ class PackedRows:
 
     @property
     def fill(self) -> float:
-        """Share of the places that hold a token."""
+        """Share of the rows' places that hold a token and no padding."""
         return self.predicted / (len(self) * self.length)
 
-    def first(self, share: float) -> PackedRows:
+    def first(self, share: float) -> Self:
         """A share of the rows, at least one."""
-        return PackedRows(self.source, self.length, end=self.end, name=self.name, share=share)
+        return type(self)(self.source, self.length, end=self.end, name=self.name, share=share)
 
     def read(self, rows: np.ndarray) -> Rows:
-        """`inputs`, `labels` (tokens), `segments` and `positions` (int32), each [n, length]; see `RowStore`."""
+        """`inputs`, `labels` (tokens), `segments` and `positions` (int32), each [rows, length]; see `RowStore`."""
         if rows.size and int(rows.max()) >= len(self):
             raise IndexError(f"row {int(rows.max())} of domain '{self.name}' asked for; it has {len(self)}.")
         rows = rows.astype(np.int64)
@@ -87,9 +88,9 @@ class PackedRows:
         place = np.repeat(start, size) + within
         # A row's pieces lie one after another from its beginning.
         ends = size.cumsum()
-        before = np.repeat((ends - size)[np.repeat(pieces_in.cumsum() - pieces_in, pieces_in)], size)
+        begin_of_row = np.repeat((ends - size)[np.repeat(pieces_in.cumsum() - pieces_in, pieces_in)], size)
         target = np.repeat(np.repeat(np.arange(len(rows)) * self.length, pieces_in), size)
-        target += np.arange(len(place)) - before
+        target += np.arange(len(place)) - begin_of_row
         shape = (len(rows), self.length)
         out = {name: np.full(shape, self.end, self.tokens.dtype) for name in ("inputs", "labels")}
         out |= {name: np.zeros(shape, np.int32) for name in ("segments", "positions")}
@@ -120,9 +121,9 @@ def pieces(tokens: np.ndarray, length: int, end: int) -> tuple[np.ndarray, np.nd
 
 
 def best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
-    """Best-fit decreasing: each piece, from the largest on, goes to the row with the least room that still holds it.
+    """Best-fit decreasing: pieces from the largest on, each into the row with the least room that is still enough.
 
-    Pieces of one size are placed together, so the work grows with the number of different sizes, not of pieces.
+    Pieces of equal size are placed together, so the work grows with the number of different sizes, not of pieces.
 
     Args:
         sizes: of the pieces, in [1, capacity].
@@ -142,7 +143,7 @@ def best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
         while len(group):
             fitting = np.flatnonzero(has[size:])
             if not fitting.size:
-                # None has room: new rows take as many of this size as they hold.
+                # No row has room: new rows take as many pieces of this size as they hold.
                 each = capacity // size
                 opened = -(-len(group) // each)
                 row[group] = rows + np.arange(len(group)) // each
@@ -169,6 +170,6 @@ def best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
 
 
 def _ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """`start[0], start[0] + 1, ...` (count[0] of them), then those of the next, and so on."""
+    """`count[0]` numbers from `start[0]` on, then `count[1]` numbers from `start[1]` on, and so on."""
     ends = count.cumsum()
     return np.repeat(start - (ends - count), count) + np.arange(int(ends[-1]) if len(ends) else 0)

@@ -1,17 +1,15 @@
 """A domain's rows: fixed-length windows over its tokens, read one by one or in blocks.
 
-A store of rows gives batches as named arrays: `tokens` [rows, length + 1], of which all but the last are inputs and all
-but the first are labels; a packed store (`data.packing`) names inputs, labels, segments and positions instead.
+A store of rows gives named arrays: `tokens` [rows, length + 1], of which all but the last are inputs and all but the
+first are labels. A packed store (`tokens.packing`) gives `inputs`, `labels`, `segments` and `positions` instead.
 """
-
-from __future__ import annotations
 
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from vtune_jax.data.tokens.array_record import TokenSource
 from vtune_jax.data.tokens.mapped import MappedTokens, windows
 from vtune_jax.errors import UserError
 
-_QUICK_S = 2e-3
+_QUICK_S = 2e-3  # seconds; a block that loads faster is not read ahead
 
 Rows = dict[str, np.ndarray]
 """Named arrays with one leading axis of rows."""
@@ -31,7 +29,7 @@ class RowStore(Protocol):
 
     name: str
     length: int  # predicted tokens per row, at most
-    block: int  # rows that are best read together; 1: any row at any time
+    block: int  # neighbouring rows that are best read together; 1: rows in any order cost the same
 
     def __len__(self) -> int:
         """Rows."""
@@ -46,13 +44,13 @@ class RowStore(Protocol):
         """
         ...
 
-    def first(self, share: float) -> RowStore:
-        """A fixed share of the rows, at least one."""
+    def first(self, share: float) -> Self:
+        """A store of the first `share` of the rows, at least one row."""
         ...
 
 
 class TokenRows:
-    """Row r of a domain is `tokens[r L : r L + L + 1]`: L predicted tokens, and the one before them.
+    """Row r of a domain is `tokens[r L : r L + L + 1]`: L predicted tokens, and the token before them.
 
     Neighbouring rows share one token, so that every token but the first is predicted exactly once an epoch.
     """
@@ -68,7 +66,7 @@ class TokenRows:
             tokens: 1-D, documents one after another.
             length: predicted tokens per row, L.
             name: of the domain, for messages.
-            limit: uses the first rows only.
+            limit: most rows used, from the first on; None: all.
 
         Raises:
             UserError: the domain is shorter than one row.
@@ -85,12 +83,12 @@ class TokenRows:
     def __len__(self) -> int:
         return self._rows
 
-    def first(self, share: float) -> TokenRows:
-        """The first `share` of the rows, at least one."""
-        return TokenRows(self.source, self.length, name=self.name, limit=max(1, round(share * len(self))))
+    def first(self, share: float) -> Self:
+        """See `RowStore`."""
+        return type(self)(self.source, self.length, name=self.name, limit=max(1, round(share * len(self))))
 
     def read(self, rows: np.ndarray) -> Rows:
-        """See `RowStore`; `tokens` [n, length + 1] in the tokens' dtype."""
+        """See `RowStore`; `tokens` [rows, length + 1] in the tokens' dtype."""
         _assert_rows(self, rows)
         start, width = rows.astype(np.int64) * self.length, self.length + 1
         if isinstance(self.source, MappedTokens):
@@ -99,11 +97,12 @@ class TokenRows:
 
 
 class BlockRows:
-    """The same rows read in blocks of neighbours, for records and slow storage.
+    """The rows of `TokenRows`, read in blocks of neighbours, for records and slow storage.
 
-    The plan shuffles the blocks and the rows within each, so that a block is read once and used up before it is let
-    go. The order of a domain's blocks does not depend on weights: `expect` reads the next ones ahead, and new weights
-    never make them useless. Every host reads whole blocks, so N hosts read each block N times.
+    The plan shuffles the blocks and the rows within each, so that a block is read once and all its rows are used before
+    the next block is needed. The order of a domain's blocks does not depend on weights, so the blocks that `expect`
+    reads ahead are needed whatever the weights become. Every host reads whole blocks, so N hosts read each block N
+    times.
     """
 
     def __init__(
@@ -115,8 +114,8 @@ class BlockRows:
             source: of the tokens.
             length: predicted tokens per row.
             block: rows per block.
-            keep: blocks held in memory.
-            limit: uses the first rows only.
+            keep: most blocks kept in memory.
+            limit: most rows used, from the first on; None: all.
 
         Raises:
             UserError: the domain is shorter than one row.
@@ -136,22 +135,22 @@ class BlockRows:
     def __len__(self) -> int:
         return self._rows
 
-    def first(self, share: float) -> BlockRows:
-        """The first `share` of the rows, at least one."""
+    def first(self, share: float) -> Self:
+        """See `RowStore`."""
         limit = max(1, round(share * len(self)))
-        return BlockRows(self.source, self.length, block=self.block, keep=self._keep, limit=limit)
+        return type(self)(self.source, self.length, block=self.block, keep=self._keep, limit=limit)
 
     def read(self, rows: np.ndarray) -> Rows:
-        """See `RowStore`; `tokens` [n, length + 1] in the tokens' dtype."""
+        """See `RowStore`; `tokens` [rows, length + 1] in the tokens' dtype."""
         _assert_rows(self, rows)
-        of = rows // np.uint32(self.block)
-        first = int(of[0]) if len(of) else 0
-        if (of == first).all():
+        block_of_row = rows // np.uint32(self.block)
+        first = int(block_of_row[0]) if len(rows) else 0
+        if (block_of_row == first).all():
             # The usual case: a domain is within one block.
             return {"tokens": self._within(first, rows)}
         tokens = np.empty((len(rows), self.length + 1), self.source.dtype)
-        for block in np.unique(of).tolist():
-            mine = of == block
+        for block in np.unique(block_of_row).tolist():
+            mine = block_of_row == block
             tokens[mine] = self._within(block, rows[mine])
         return {"tokens": tokens}
 
@@ -160,10 +159,10 @@ class BlockRows:
         return windows(self._block(block), start, self.length + 1)
 
     def expect(self, blocks: Sequence[int], pool: Executor) -> None:
-        """Starts reading blocks that the stream comes to next, if reading them takes long.
+        """Starts reading the blocks that the stream comes to next, unless the newest one was read in under 2 ms.
 
-        Where a block comes at once, from the system's cache say, threads that compete with the training loop for
-        Python's lock cost more than they hide: halved the speed when it was measured.
+        If blocks come from the system's cache, threads that compete with the training loop for Python's lock cost more
+        time than they hide: they halved the speed when it was measured.
         """
         if self._load_seconds < _QUICK_S:
             return
@@ -189,7 +188,7 @@ class BlockRows:
         try:
             return found.result()
         except BaseException:
-            # Asked for again, it is read again: the storage may have come back.
+            # The next call reads the block again: the storage may have come back.
             with self._lock:
                 self._blocks.pop(block, None)
             raise

@@ -1,4 +1,4 @@
-"""What a training run reads: the rows of each domain, and the held-out rows behind its losses."""
+"""What a training run reads: its domains' rows with their limits, and the held-out rows."""
 
 import dataclasses
 
@@ -10,12 +10,12 @@ from vtune_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """What a training run reads: rows per domain, and the held-out rows behind its losses."""
+    """What a training run reads."""
 
-    stores: tuple[RowStore, ...]
-    heldout: Rows  # arrays [domains, rows, ...]
-    limits: tuple[int | None, ...] = ()  # most rows ever read, per domain; empty: no limits
-    stop: tuple[bool, ...] = ()  # which domains end the run at their limit
+    stores: tuple[RowStore, ...]  # training rows, one store per domain
+    heldout: Rows  # arrays [domains, rows, ...]; the held-out losses are measured on them
+    limits: tuple[int | None, ...] = ()  # most rows ever read, per domain; None, or empty: no limit
+    stop: tuple[bool, ...] = ()  # True: the domain ends the run at its limit; False, or empty: others take its share
 
     @property
     def rows(self) -> np.ndarray:
@@ -25,6 +25,11 @@ class Streams:
 
 def heldout_rows(store: RowStore, wanted: int, domain: str) -> Rows:
     """Evenly spread held-out rows of a domain.
+
+    Args:
+        store: of the domain's held-out rows.
+        wanted: how many rows.
+        domain: its name, for the message.
 
     Raises:
         UserError: the domain has fewer rows than wanted.

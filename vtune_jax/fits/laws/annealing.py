@@ -5,9 +5,8 @@ With rates `eta_1 ... eta_s`, one per optimiser step,
     S1(s) = sum_{i <= s} eta_i
     m_i = lambda m_{i-1} + (eta_{i-1} - eta_i),    S2(s) = sum_{i <= s} m_i
 
-A rate that has been lowered pays off over the steps that follow; lambda < 1 lets that fade. Along one run the law
-describes every point, whatever the schedule, so that a run still at a high rate says what another will reach that
-anneals.
+Lowering the rate lowers the loss over the steps that follow; lambda < 1 lets the effect fade. The law describes every
+point of a run, whatever the schedule, so that points taken at a high rate predict the loss of a run that anneals.
 
 Source: Tissue et al. 2024, "Scaling Law with Learning Rate Annealing", arXiv:2408.11029. What could be checked: the
 formula, and that all points of a curve obey one set of parameters (abstract); the recurrence of m, lambda 0.999 and the
@@ -22,26 +21,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vtune_jax.fits.laws.law import PUBLISHED_DELTA, Law, Piece, Points, nonnegative_least_squares, weighted_mean
-from vtune_jax.fits.laws.power_law import (
+from vtune_jax.fits.curves import by_posterior
+from vtune_jax.fits.fitting import fit_law
+from vtune_jax.fits.laws.curve import (
     BETA_BOUNDS,
-    Width,
     along_beta,
-    checked_width,
     derivatives_of_log,
+    mean_level,
     of_line,
     psi,
     psi_and_slopes,
 )
-from vtune_jax.fits.points import Measured, centred, checked_points, make_points, on_device
-from vtune_jax.fits.solver import Solution, solve
+from vtune_jax.fits.laws.form import PUBLISHED_DELTA, Form, Piece, Points, nonnegative_least_squares
+from vtune_jax.fits.laws.law import Column, Law, Optimum
+from vtune_jax.fits.solver import Width
 
 DECAY = 0.999
-"""lambda: of the effect of a lowered rate, per step."""
+"""lambda: share of a lowered rate's effect that is left after another step."""
 SHORT_RUN_SHARE = 0.08
-"""Of a run's steps, that lambda may remember; like the two below chosen by `experiments.target_error.choose`."""
-MODEL_ERROR_PER_DECADE = 0.08
-"""Error of the law, in log loss per decade of S1 extrapolated; four times that of public pre-training curves."""
+"""Memory 1 / (1 - lambda) of a short run, as a share of its steps; like the two constants below chosen by
+`experiments.target_error.choose`."""
+SHORT_RUN_MODEL_ERROR = 0.08
+"""Error of the law for short proxies, in log loss per decade of S1 extrapolated; public pre-training curves: 0.02."""
 ALPHA_PRIOR = (0.2, 0.6)
 """Median of alpha and standard deviation of its logarithm: over few steps losses fall almost evenly in log S1."""
 _ROUNDS = 3
@@ -51,8 +52,9 @@ _LEAST_LEVEL = 1e-12
 def decay_for(steps: int) -> float:
     """lambda for a real run of this many steps.
 
-    The published 0.999 remembers a thousand steps, a few per cent of the runs it comes from. A shorter run must not
-    remember longer than 8 % of its length, or annealed area would grow without end and the law promise too much.
+    The published 0.999 remembers a thousand steps, a few per cent of the runs it comes from. In a run shorter than
+    12,500 steps the memory is 8 % of its length: with a longer one annealed area grows to the very end, and the law
+    predicts losses that are too low.
 
     Example:
         >>> decay_for(625), decay_for(100_000)
@@ -62,7 +64,7 @@ def decay_for(steps: int) -> float:
 
 
 class Areas(NamedTuple):
-    """What the law sees of a schedule, after each step."""
+    """The law's two columns after each step of a schedule."""
 
     forward: Float[np.ndarray, " steps"]  # S1, in units of the learning rate
     annealed: Float[np.ndarray, " steps"]  # S2, in the same units
@@ -90,18 +92,19 @@ def areas(rates: np.ndarray, *, decay: float = DECAY) -> Areas:
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must lie in [0, 1], got {decay}.")
     falls = np.maximum(-np.diff(rates, prepend=rates[:1]), 0.0)
-    momentum = np.empty_like(rates)
-    held = 0.0
+    momenta = np.empty_like(rates)
+    momentum = 0.0
     for step, fall in enumerate(falls):
-        held = decay * held + fall
-        momentum[step] = held
-    return Areas(np.cumsum(rates), np.cumsum(momentum))
+        momentum = decay * momentum + fall
+        momenta[step] = momentum
+    return Areas(np.cumsum(rates), np.cumsum(momenta))
 
 
 def log_model(parameters: Float[Array, "4 ..."], inputs: Float[Array, "2 points ..."]) -> Float[Array, "points ..."]:
     """`c + log(1 - s psi(t; b) - k q)`, q the annealed area over its largest."""
     c, s, b, k = parameters
-    return c + jnp.log(jnp.maximum(1 - s * psi(inputs[0], b) - k * inputs[1], _LEAST_LEVEL))
+    model: Array = c + jnp.log(jnp.maximum(1 - s * psi(inputs[0], b) - k * inputs[1], _LEAST_LEVEL))
+    return model
 
 
 def _derivatives(
@@ -141,27 +144,25 @@ def _project(points: Points, b: Array, delta: Array) -> Float[Array, "4 lanes"]:
     return parameters
 
 
-def _level(points: Points, delta: Float[Array, " lanes"]) -> Float[Array, "1 1 lanes"]:
-    return weighted_mean(points.log_loss, points.weight)[None, None]
-
-
 def _pure(parameters: Float[Array, "3 lanes"], inputs: Float[Array, "2 points ..."]) -> Float[Array, "points lanes"]:
     c, b, k = parameters
-    return c + jnp.log(jnp.maximum(jnp.exp(-b * inputs[0]) - k * inputs[1], _LEAST_LEVEL))
+    model: Array = c + jnp.log(jnp.maximum(jnp.exp(-b * inputs[0]) - k * inputs[1], _LEAST_LEVEL))
+    return model
 
 
 def _pure_starts(points: Points, delta: Float[Array, " lanes"]) -> Float[Array, "starts 3 lanes"]:
     t, q = points.inputs
     lanes = points.weight.shape[1:]
 
-    def one(b: Array) -> Array:
+    def start_at(b: Array) -> Array:
         terms = jnp.stack([jnp.exp(-b * t), -q]) + 0.0 * points.weight
         loss = jnp.exp(points.log_loss)
         height, fall = nonnegative_least_squares(terms, loss, points.weight / loss**2)
         height = jnp.maximum(height, jnp.finfo(height.dtype).tiny)
         return jnp.stack([jnp.log(height), jnp.broadcast_to(b, lanes), fall / height])
 
-    return jax.lax.map(one, jnp.array([0.02, 0.1, 0.3, 1.0], points.log_loss.dtype))
+    starts: Array = jax.lax.map(start_at, jnp.array([0.02, 0.1, 0.3, 1.0], points.log_loss.dtype))
+    return starts
 
 
 def _into_interior(parameters: Float[Array, "4 lanes"]) -> Float[Array, "4 lanes"]:
@@ -175,15 +176,12 @@ def _into_pure(parameters: Float[Array, "3 lanes"]) -> Float[Array, "3 lanes"]:
     return jnp.stack([c, jnp.clip(b, *BETA_BOUNDS), jnp.maximum(k, 0.0)])
 
 
-LRA = Law(
-    "LRA",
-    "L = E + A / S1^alpha - C S2",
-    ("forward_area", "annealed_area"),
+FORM = Form(
     4,
     (
         Piece(
             "flat",
-            starts=_level,
+            starts=mean_level,
             log_model=lambda parameters, inputs: parameters[0] + 0.0 * inputs[0],
             into_bounds=lambda parameters: parameters,
             embed=lambda c: jnp.stack([c[0], 0.0 * c[0], 0.0 * c[0] + 0.5, 0.0 * c[0]]),
@@ -194,7 +192,7 @@ LRA = Law(
             starts=_pure_starts,
             log_model=_pure,
             into_bounds=_into_pure,
-            embed=lambda found: jnp.stack([found[0], found[1], found[1], found[2]]),
+            embed=lambda pure: jnp.stack([pure[0], pure[1], pure[1], pure[2]]),
             derivatives=_pure_derivatives,
         ),
         Piece(
@@ -202,7 +200,7 @@ LRA = Law(
             starts=along_beta(_project, log_model),
             log_model=log_model,
             into_bounds=_into_interior,
-            embed=lambda found: found,
+            embed=lambda parameters: parameters,
             derivatives=_derivatives,
         ),
     ),
@@ -219,16 +217,52 @@ class AnnealingFit(NamedTuple):
     objective: Float[np.ndarray, " domains"]  # sum of the Huber losses of the log residuals
     sigma: Float[np.ndarray, " domains"]
     delta: Float[np.ndarray, " domains"]
-    piece: Int[np.ndarray, " domains"]  # index into `LRA.pieces`
+    piece: Int[np.ndarray, " domains"]  # index into `FORM.pieces`
     status: Int[np.ndarray, " domains"]
 
 
-class AnnealedCurves(NamedTuple):
-    """Points of every domain in the law's coordinates, padded, and what leads back from them."""
+def to_fit(optimum: Optimum, units: tuple[np.ndarray, ...]) -> AnnealingFit:
+    """From (c, s, b, k) to (E, log A, alpha, C)."""
+    middle, scale = units
+    c, s, b, k = optimum.parameters
+    share = s / b
+    with np.errstate(divide="ignore"):
+        log_a = c + np.log(share) + b * middle
+    return AnnealingFit(
+        E=np.exp(c) * (1 - share),
+        log_A=log_a,
+        alpha=b,
+        C=np.exp(c) * k / scale,
+        objective=optimum.objective,
+        sigma=optimum.sigma,
+        delta=optimum.delta,
+        piece=optimum.piece,
+        status=optimum.status,
+    )
 
-    points: Points
-    middle: Float[np.ndarray, " domains"]  # mean log S1
-    scale: Float[np.ndarray, " domains"]  # S2 at q = 1
+
+def predict(
+    fit: AnnealingFit,
+    forward: float | Float[np.ndarray, "*points domains"],
+    annealed: float | Float[np.ndarray, "*points domains"],
+) -> Float[np.ndarray, "*points domains"]:
+    """`E + exp(log_A - alpha log S1) - C S2`."""
+    return np.asarray(fit.E + np.exp(fit.log_A - fit.alpha * np.log(forward)) - fit.C * annealed)
+
+
+LAW = Law(
+    name="LRA",
+    formula="L = E + A / S1^alpha - C S2",
+    columns=(
+        Column("forward_area", "sum of learning rates", "sum of learning rates"),
+        Column("annealed_area", "annealed area", "annealed area", linear=True),
+    ),
+    form=FORM,
+    parameters=("E", "log_A", "alpha", "C"),
+    to_fit=to_fit,
+    predict=predict,
+    estimator=by_posterior(exponent_prior=ALPHA_PRIOR),
+)
 
 
 def fit_annealing(
@@ -245,48 +279,10 @@ def fit_annealing(
         forward: S1 > 0 at each point, [points] or [points, domains]; see `areas`.
         annealed: S2 >= 0, likewise. Where it is 0 throughout, C is 0 and the law is that of S1 alone.
         losses: [points, domains], nats per token; NaN leaves a point out.
-        delta: Huber width.
+        delta: Huber width on log residuals.
         dtype: of the arithmetic.
 
     Raises:
         ValueError: as `fit_loss_curves`, or fewer than four points.
     """
-    width = checked_width(delta)
-    curves = annealed_curves_of(checked_points(forward, losses, least=4, annealed_area=annealed), dtype=dtype)
-    with jax.enable_x64(dtype == "float64"):
-        solution = solve(LRA, on_device(curves.points), jnp.asarray(width, dtype))
-        return to_annealing_fit(jax.tree.map(np.asarray, solution), curves)
-
-
-def predict(fit: AnnealingFit, forward: float, annealed: float) -> Float[np.ndarray, " domains"]:
-    """`E + exp(log_A - alpha log S1) - C S2`."""
-    return fit.E + np.exp(fit.log_A - fit.alpha * np.log(forward)) - fit.C * annealed
-
-
-def annealed_curves_of(measured: Measured, *, dtype: str = "float64") -> AnnealedCurves:
-    """Measurements in the law's coordinates."""
-    t, middle = centred(measured.tokens, measured.losses)
-    annealed = np.where(measured.seen, measured.others[0], 0.0)
-    scale = annealed.max(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    return AnnealedCurves(make_points([t, annealed / scale], measured.losses, dtype=dtype), middle, scale)
-
-
-def to_annealing_fit(solution: Solution, curves: AnnealedCurves) -> AnnealingFit:
-    """From (c, s, b, k) to (E, log A, alpha, C)."""
-    solution = jax.tree.map(lambda column: np.asarray(column)[..., : len(curves.middle)], solution)
-    c, s, b, k = np.asarray(solution.parameters, np.float64)
-    share = s / b
-    with np.errstate(divide="ignore"):
-        log_a = c + np.log(share) + b * curves.middle
-    return AnnealingFit(
-        E=np.exp(c) * (1 - share),
-        log_A=log_a,
-        alpha=b,
-        C=np.exp(c) * k / curves.scale,
-        objective=np.asarray(solution.objective, np.float64),
-        sigma=np.asarray(solution.sigma, np.float64),
-        delta=np.asarray(solution.delta, np.float64),
-        piece=np.asarray(solution.piece),
-        status=np.asarray(solution.status),
-    )
+    return fit_law(LAW, (forward, annealed), losses, delta=delta, dtype=dtype)

@@ -14,21 +14,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vtune_jax.fits.laws.law import PUBLISHED_DELTA, Law, Piece, Points, best_of, nonnegative_least_squares, objective
-from vtune_jax.fits.laws.power_law import BETA_BOUNDS, Width, checked_width
-from vtune_jax.fits.points import Measured, centred, checked_points, make_points, on_device, resampled
-from vtune_jax.fits.solver import Solution, solve, solve_from
+from vtune_jax.fits.fitting import fit_law, fit_resamples
+from vtune_jax.fits.laws.curve import BETA_BOUNDS
+from vtune_jax.fits.laws.form import PUBLISHED_DELTA, Form, Piece, Points, best_of, nonnegative_least_squares, objective
+from vtune_jax.fits.laws.law import Column, Law, Optimum
+from vtune_jax.fits.resampling import by_resampling
+from vtune_jax.fits.solver import Width
 
 _GRID = 14
 _ABSENT = -30.0
-"""Logarithm that stands for a term of zero: no float64 loss sees it."""
+"""Logarithm that stands for a term of zero: beside a loss of order one it is below float64's rounding."""
 
 
 def log_model(parameters: Float[Array, "5 lanes"], inputs: Float[Array, "2 points #lanes"]) -> Float[Array, "..."]:
     """`log(exp(a - alpha n) + exp(b - beta d) + exp(e))`, n and d centred logarithms of N and D."""
     a, b, e, alpha, beta = parameters
     n, d = inputs
-    # Within the bounds no term overflows, and exp(e) keeps the sum from zero: no need of logaddexp, at twice the cost.
+    # Within the bounds no term overflows and exp(e) keeps the sum above zero, so logaddexp, at twice the cost, is not
+    # needed.
     return jnp.log(jnp.exp(a - alpha * n) + jnp.exp(b - beta * d) + jnp.exp(e))
 
 
@@ -50,32 +53,29 @@ def _derivatives(
 
 
 def _on_grid(points: Points, delta: Float[Array, " lanes"]) -> Float[Array, "3 5 lanes"]:
-    """For each pair of exponents the law is linear; the best three pairs."""
-    values = jnp.geomspace(0.03, 2.0, _GRID, dtype=points.log_loss.dtype)
+    """Starts at the best three pairs of exponents on a grid; for fixed exponents the law is linear."""
+    exponents = jnp.geomspace(0.03, 2.0, _GRID, dtype=points.log_loss.dtype)
     pairs = jnp.array(list(product(range(_GRID), repeat=2)))
     n, d = points.inputs
     loss = jnp.exp(points.log_loss)
 
-    def one(pair: Array) -> tuple[Array, Array]:
-        alpha, beta = values[pair[0]], values[pair[1]]
+    def start_at(pair: Array) -> tuple[Array, Array]:
+        alpha, beta = exponents[pair[0]], exponents[pair[1]]
         terms = jnp.stack([jnp.exp(-alpha * n), jnp.exp(-beta * d), jnp.ones_like(n)])
         heights = nonnegative_least_squares(terms, loss, points.weight / loss**2)
         logs = jnp.maximum(jnp.log(jnp.maximum(heights, jnp.finfo(heights.dtype).tiny)), _ABSENT)
         start = jnp.stack([*logs, jnp.broadcast_to(alpha, logs[0].shape), jnp.broadcast_to(beta, logs[0].shape)])
         return start, objective(points, log_model(start, points.inputs), delta)
 
-    starts, at = jax.lax.map(one, pairs)
-    return best_of(starts, at, 3)
+    starts, values = jax.lax.map(start_at, pairs)
+    return best_of(starts, values, 3)
 
 
 def _into_bounds(parameters: Float[Array, "5 lanes"]) -> Float[Array, "5 lanes"]:
     return jnp.concatenate([jnp.clip(parameters[:3], _ABSENT, 20.0), jnp.clip(parameters[3:], *BETA_BOUNDS)])
 
 
-LND = Law(
-    "LND",
-    "L(N, D) = E + A / N^alpha + B / D^beta",
-    ("params", "tokens"),
+FORM = Form(
     5,
     (
         Piece(
@@ -83,7 +83,7 @@ LND = Law(
             starts=_on_grid,
             log_model=log_model,
             into_bounds=_into_bounds,
-            embed=lambda found: found,
+            embed=lambda parameters: parameters,
             derivatives=_derivatives,
         ),
     ),
@@ -103,6 +103,57 @@ class ChinchillaFit(NamedTuple):
     delta: Float[np.ndarray, " fits"]
     status: Int[np.ndarray, " fits"]
 
+    @property
+    def A(self) -> Float[np.ndarray, " fits"]:
+        """Of the term in N."""
+        return np.asarray(np.exp(self.log_A))
+
+    @property
+    def B(self) -> Float[np.ndarray, " fits"]:
+        """Of the term in D."""
+        return np.asarray(np.exp(self.log_B))
+
+
+def to_fit(optimum: Optimum, units: tuple[np.ndarray, ...]) -> ChinchillaFit:
+    """From centred logarithms to (E, log A, log B, alpha, beta)."""
+    middle_n, middle_d = units
+    a, b, e, alpha, beta = optimum.parameters
+    absent = _ABSENT + 1e-6
+    return ChinchillaFit(
+        E=np.where(e > absent, np.exp(e), 0.0),
+        log_A=np.where(a > absent, a + alpha * middle_n, -np.inf),
+        log_B=np.where(b > absent, b + beta * middle_d, -np.inf),
+        alpha=alpha,
+        beta=beta,
+        objective=optimum.objective,
+        sigma=optimum.sigma,
+        delta=optimum.delta,
+        status=optimum.status,
+    )
+
+
+def predict(
+    fit: ChinchillaFit,
+    params: float | Float[np.ndarray, "*points domains"],
+    tokens: float | Float[np.ndarray, "*points domains"],
+) -> Float[np.ndarray, "*points fits"]:
+    """`E + exp(log_A - alpha log N) + exp(log_B - beta log D)`."""
+    of_size, of_tokens = fit.log_A - fit.alpha * np.log(params), fit.log_B - fit.beta * np.log(tokens)
+    return np.asarray(fit.E + np.exp(of_size) + np.exp(of_tokens))
+
+
+LAW = Law(
+    name="LND",
+    formula="L(N, D) = E + A / N^alpha + B / D^beta",
+    columns=(Column("params", "model size", "model size"), Column("tokens", "token count", "tokens")),
+    form=FORM,
+    parameters=("E", "log_A", "alpha", "log_B", "beta"),
+    shown=("E", "A", "B", "alpha", "beta"),
+    to_fit=to_fit,
+    predict=predict,
+    estimator=by_resampling(least_values=3),
+)
+
 
 def fit_chinchilla(
     params: np.ndarray,
@@ -112,23 +163,19 @@ def fit_chinchilla(
     delta: Width = PUBLISHED_DELTA,
     dtype: str = "float64",
 ) -> ChinchillaFit:
-    """The law's robust fit.
+    """The law's robust fit; repeated rows count as often as they occur.
 
     Args:
         params: N > 0, [points] or [points, domains].
         tokens: D > 0, as params.
         losses: [points, domains], nats per token; NaN leaves a point out.
-        delta: see `power_law.Width`.
+        delta: Huber width on log residuals.
         dtype: of the arithmetic.
 
     Raises:
         ValueError: as `fit_loss_curves`, or fewer than five points.
     """
-    width = checked_width(delta)
-    points, middles = _points(_measured(params, tokens, losses), dtype)
-    with jax.enable_x64(dtype == "float64"):
-        solution = solve(LND, on_device(points), jnp.asarray(width, dtype))
-        return _to_fit(jax.tree.map(np.asarray, solution), *middles)
+    return fit_law(LAW, (params, tokens), losses, delta=delta, repeats=True, dtype=dtype)
 
 
 def bootstrap_chinchilla(
@@ -147,50 +194,7 @@ def bootstrap_chinchilla(
         tokens: D > 0, [points].
         losses: [points].
         indices: which points each replicate drew.
-        delta: Huber width.
+        delta: Huber width on log residuals.
         dtype: of the arithmetic.
     """
-    measured = _measured(params, tokens, np.asarray(losses, np.float64)[:, None])
-    points, middles = _points(measured, dtype)
-    with jax.enable_x64(dtype == "float64"):
-        whole = solve(LND, on_device(points), jnp.asarray(delta, dtype))
-        one = Points(*(column[..., :1] for column in points))
-        places = np.argsort(measured.order[:, 0])
-        replicates, count = resampled(one, places[np.asarray(indices)], dtype)
-        lanes = replicates.weight.shape[1]
-        start = jnp.repeat(whole.parameters[:, :1], lanes, axis=1)
-        solution = solve_from(LND, on_device(replicates), jnp.full(lanes, delta, dtype), start)
-        middles = [np.repeat(middle, count) for middle in middles]
-        return _to_fit(jax.tree.map(np.asarray, solution), *middles)
-
-
-def predict(fit: ChinchillaFit, params: int | float, tokens: int | float) -> Float[np.ndarray, " fits"]:
-    """`E + exp(log_A - alpha log N) + exp(log_B - beta log D)`."""
-    return fit.E + np.exp(fit.log_A - fit.alpha * np.log(params)) + np.exp(fit.log_B - fit.beta * np.log(tokens))
-
-
-def _measured(params: np.ndarray, tokens: np.ndarray, losses: np.ndarray) -> Measured:
-    return checked_points(tokens, losses, least=5, repeats=True, params=params)
-
-
-def _points(measured: Measured, dtype: str) -> tuple[Points, list[np.ndarray]]:
-    n, middle_n = centred(measured.others[0], measured.losses)
-    d, middle_d = centred(measured.tokens, measured.losses)
-    return make_points([n, d], measured.losses, dtype=dtype), [middle_n, middle_d]
-
-
-def _to_fit(solution: Solution, middle_n: np.ndarray, middle_d: np.ndarray) -> ChinchillaFit:
-    solution = jax.tree.map(lambda column: np.asarray(column)[..., : len(middle_n)], solution)
-    a, b, e, alpha, beta = np.asarray(solution.parameters, np.float64)
-    absent = _ABSENT + 1e-6
-    return ChinchillaFit(
-        E=np.where(e > absent, np.exp(e), 0.0),
-        log_A=np.where(a > absent, a + alpha * middle_n, -np.inf),
-        log_B=np.where(b > absent, b + beta * middle_d, -np.inf),
-        alpha=alpha,
-        beta=beta,
-        objective=np.asarray(solution.objective, np.float64),
-        sigma=np.asarray(solution.sigma, np.float64),
-        delta=np.asarray(solution.delta, np.float64),
-        status=np.asarray(solution.status),
-    )
+    return fit_resamples(LAW, (params, tokens), losses, indices, delta=delta, dtype=dtype)

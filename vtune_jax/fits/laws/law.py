@@ -1,141 +1,262 @@
-"""What a scaling law is to the solver, and the arithmetic that every law shares.
+"""What a scaling law is, to whoever fits it: its columns, its form, its parameters and its estimator.
 
-Arrays have points first and lanes last: a lane is a domain, a start or a bootstrap replicate, and nothing mixes lanes.
-A law is a tuple of pieces, simplest first: its interior, and the faces on which some of its terms vanish.
+A law's own file holds all of it in one constant, `LAW`; see `fits/README.md`, "How to add a law".
 """
 
-from collections.abc import Callable
-from itertools import combinations
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Float, Int
 
-PUBLISHED_DELTA = 1e-3
-"""Huber width on log residuals in the published Chinchilla fits."""
+from vtune_jax.fits.laws.form import Form, Points
+from vtune_jax.fits.points import Measured, centred, checked_points, make_points
+from vtune_jax.fits.solver import Solution, Width
+from vtune_jax.fits.verdicts import Judgements
 
-
-class Points(NamedTuple):
-    """Measured losses, in the law's coordinates."""
-
-    inputs: Float[Array, "inputs points #lanes"]  # 0 where the weight is 0
-    log_loss: Float[Array, "points #lanes"]
-    weight: Float[Array, "points lanes"]  # 0 leaves a point out; a whole number repeats it
-
-
-Derivatives = Callable[[Array, Array], tuple[Array, list[Array], list[list[Array]]]]
-"""(parameters, inputs) -> log model, its slopes, and its second derivatives [i][j <= i], each [points, lanes]."""
+Budget = tuple[float, ...]
+"""Where a law is read off: one value for each of its columns."""
+DropHead = int | Literal["auto"]
+Diagnosis = dict[str, float | int | str | None]
+"""Numbers of one domain by name; None where there is none."""
 
 
-class Piece(NamedTuple):
-    """A smooth family of curves with bounds on its parameters."""
+class Column(NamedTuple):
+    """What a point says beside its loss."""
 
-    name: str
-    starts: Callable[[Points, Array], Array]  # (points, delta) -> [starts, parameters, lanes]
-    log_model: Callable[[Array, Array], Array]  # ([parameters, lanes], inputs) -> [points, lanes]
-    into_bounds: Callable[[Array], Array]
-    embed: Callable[[Array], Array]  # to the law's own parameters
-    derivatives: Derivatives | None = None  # by automatic differentiation if not given
+    name: str  # in tables
+    noun: str  # in messages, singular
+    axis: str  # in pictures, and in "decades of ..."
+    linear: bool = False  # enters the law linearly, scaled by its largest value, and may be 0; else by its logarithm
 
 
-class Law(NamedTuple):
-    """A law and where its optimum may lie."""
+class Coordinates(NamedTuple):
+    """Points of every domain in the law's coordinates, padded, and what leads back from them."""
+
+    points: Points
+    units: tuple[Float[np.ndarray, " domains"], ...]  # per column: mean logarithm, or the value that is 1 if linear
+
+
+class Optimum(NamedTuple):
+    """A solution on the host, in float64 and without padded lanes: one entry per domain or replicate."""
+
+    parameters: Float[np.ndarray, "parameters fits"]  # of the form's interior
+    objective: Float[np.ndarray, " fits"]
+    sigma: Float[np.ndarray, " fits"]
+    delta: Float[np.ndarray, " fits"]
+    piece: Int[np.ndarray, " fits"]  # index into the form's pieces
+    status: Int[np.ndarray, " fits"]
+
+    @classmethod
+    def of(cls, solution: Solution, count: int) -> "Optimum":
+        """The first lanes of a solution on the device."""
+        parameters, objective, sigma, delta, piece, status = (np.asarray(x)[..., :count] for x in solution)
+        parameters, objective, sigma, delta = (x.astype(np.float64) for x in (parameters, objective, sigma, delta))
+        return cls(parameters, objective, sigma, delta, piece, status)
+
+
+@runtime_checkable
+class Fit(Protocol):
+    """What every fit has beside its parameters; one entry per domain or replicate."""
+
+    @property
+    def objective(self) -> Float[np.ndarray, " fits"]:
+        """Sum of the Huber losses of the log residuals, at the width used."""
+
+    @property
+    def sigma(self) -> Float[np.ndarray, " fits"]:
+        """Robust spread of the log residuals."""
+
+    @property
+    def delta(self) -> Float[np.ndarray, " fits"]:
+        """Huber width used."""
+
+    @property
+    def status(self) -> Int[np.ndarray, " fits"]:
+        """How the search ended, see `solver.Status`."""
+
+
+AnyFit = TypeVar("AnyFit", bound=Fit)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of the points, apart from the law."""
+
+    budget: Budget | None = None  # where to predict the loss; None: only the law is wanted
+    initial_losses: np.ndarray | None = None  # [domains], of the base model; None or NaN: unknown
+    current_losses: np.ndarray | None = None  # [domains], of the model as it is; None or NaN: unknown
+    runs: np.ndarray | None = None  # which run each point comes from, as the losses; None: all from one
+    level: float = 0.9  # of the intervals
+    delta: Width = "auto"  # Huber width on log residuals
+    min_gap: float = 1e-2  # nats that a usable target must lie below the initial loss
+    seed: int = 0  # of the bootstrap
+    drop_head: DropHead = "auto"  # points left out at the beginning of every curve
+    share_beta: bool = False  # takes the exponent's prior from all domains together
+    replicates: int = 1000  # of the bootstrap
+    band: bool = False  # also evaluates the prediction between the points and the budget, for a picture
+
+
+class Band(NamedTuple):
+    """The prediction from the first point to the budget, for a picture."""
+
+    along: Float[np.ndarray, " places"]  # values of the law's first column
+    middle: Float[np.ndarray, "places domains"]
+    lower: Float[np.ndarray, "places domains"]
+    upper: Float[np.ndarray, "places domains"]
+
+
+@runtime_checkable
+class Estimate(Protocol):
+    """What an estimator finds: fits, and predictions at the budget; per domain, nats per token.
+
+    Without a budget every number of a target is NaN, and no verdict is about a target.
+    """
+
+    @property
+    def law(self) -> "Law[Any]":
+        """That was fitted."""
+
+    @property
+    def fit(self) -> Any:
+        """The law's own typed fit."""
+
+    @property
+    def budget(self) -> Budget | None:
+        """Where the targets were read off."""
+
+    @property
+    def target(self) -> Float[np.ndarray, " domains"]:
+        """Predicted losses."""
+
+    @property
+    def lower(self) -> Float[np.ndarray, " domains"]:
+        """Of the interval."""
+
+    @property
+    def upper(self) -> Float[np.ndarray, " domains"]:
+        """Of the interval."""
+
+    @property
+    def standard_error(self) -> Float[np.ndarray, " domains"]:
+        """Half the interval over the normal quantile of its level."""
+
+    @property
+    def level(self) -> float:
+        """Of the interval."""
+
+    @property
+    def last_seen(self) -> Float[np.ndarray, " domains"]:
+        """The measured loss nearest to the budget."""
+
+    @property
+    def judgements(self) -> Judgements:
+        """Per domain, worst first."""
+
+    @property
+    def band(self) -> Band | None:
+        """If it was asked for, and the law has one column along which a curve runs."""
+
+    def predict(self, budget: Budget) -> Float[np.ndarray, " domains"]:
+        """The fitted law at another budget."""
+
+    def pooled(self, usable: np.ndarray) -> Float[np.ndarray, " domains"]:
+        """The law that the usable domains have in common, at each domain's own level.
+
+        Raises:
+            UserError: the law has no such thing.
+        """
+
+    def diagnosis(self, domain: int) -> Diagnosis:
+        """The numbers behind the verdicts of a domain."""
+
+    def parameter_interval(self, domain: int, name: str) -> tuple[float, float] | None:
+        """Of a shown parameter; None if this estimator gives none."""
+
+    def parameter_error(self, domain: int, name: str) -> float | None:
+        """Standard error of a shown parameter; None if this estimator gives none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimator:
+    """How predictions and their intervals come from points: `curves.by_posterior` or `resampling.by_resampling`."""
+
+    estimate: "Callable[[Law[Any], Sequence[np.ndarray], np.ndarray, Question], Estimate]"
+    """(law, columns in its order, losses [points, domains], question) -> estimate; a NaN loss leaves a point out."""
+    options: frozenset[str]
+    """Fields among `drop_head`, `share_beta` and `replicates` of a question that make a difference to it."""
+
+
+def no_warnings(fit: Any, columns: Sequence[np.ndarray], names: Sequence[str]) -> list[str]:
+    """Of a law that cannot tell wrong units."""
+    return []
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Law(Generic[AnyFit]):
+    """A scaling law. It is hashable, and its form is static in compiled programs."""
 
     name: str
     formula: str
-    columns: tuple[str, ...]  # what a point must say beside its loss
-    size: int  # number of its own parameters, which are the interior's
-    pieces: tuple[Piece, ...]  # simplest first: ties go to the simpler
+    columns: tuple[Column, ...]  # the order of inputs and of budgets; curves run along the first
+    form: Form
+    parameters: tuple[str, ...]  # fields of the fit, in the order in which files hold them
+    shown: tuple[str, ...] = ()  # fields or properties of the fit that people read, in their order; (): `parameters`
+    to_fit: Callable[[Optimum, tuple[np.ndarray, ...]], AnyFit]  # (optimum, units of the columns) -> typed fit
+    predict: Callable[..., np.ndarray]  # (fit, *budget) -> loss of each fit
+    estimator: Estimator
+    warnings: Callable[[AnyFit, Sequence[np.ndarray], Sequence[str]], list[str]] = no_warnings
+    """(fit, columns, names of the domains) -> signs of wrong units; columns are NaN where there is no point."""
 
     @property
-    def interior(self) -> Piece:
-        """The piece with all parameters."""
-        return self.pieces[-1]
+    def size(self) -> int:
+        """Number of parameters, and least number of points."""
+        return self.form.size
 
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """As tables name them."""
+        return tuple(column.name for column in self.columns)
 
-def huber(residual: Float[Array, "..."], delta: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`r**2 / 2` within delta, linear beyond."""
-    size = jnp.abs(residual)
-    return jnp.where(size <= delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
+    @property
+    def zero_allowed(self) -> frozenset[str]:
+        """Names of the columns that may be 0."""
+        return frozenset(column.name for column in self.columns if column.linear)
 
+    @property
+    def shown_parameters(self) -> tuple[str, ...]:
+        """Names of the numbers that people read."""
+        return self.shown or self.parameters
 
-def objective(points: Points, log_model: Float[Array, "..."], delta: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Sum of the Huber losses of the log residuals."""
-    return (points.weight * huber(points.log_loss - log_model, delta)).sum(0)
+    def checked(self, columns: Sequence[np.ndarray], losses: np.ndarray, *, repeats: bool = False) -> Measured:
+        """Points that this law can be fitted to, see `checked_points`.
 
+        Raises:
+            ValueError: as `checked_points`; the law needs as many points as it has parameters.
+        """
+        named = dict(zip(self.column_names, columns, strict=True))
+        return checked_points(named, losses, least=self.size, repeats=repeats, zero_allowed=self.zero_allowed)
 
-def weighted_mean(values: Float[Array, "points ..."], weight: Float[Array, "points ..."]) -> Float[Array, "..."]:
-    """Over the points whose weight is not zero."""
-    return (weight * values).sum(0) / weight.sum(0)
+    def coordinates(self, measured: Measured, *, dtype: str = "float64") -> Coordinates:
+        """Measurements as the form takes them."""
+        inputs, units = [], []
+        for column, values in zip(self.columns, measured.columns, strict=True):
+            if column.linear:
+                values = np.where(measured.present, values, 0.0)
+                largest = values.max(axis=0)
+                unit = np.where(largest > 0, largest, 1.0)
+                inputs.append(values / unit)
+            else:
+                logs, unit = centred(values, measured.losses)
+                inputs.append(logs)
+            units.append(unit)
+        return Coordinates(make_points(inputs, measured.losses, dtype=dtype), tuple(units))
 
-
-def spread(
-    residual: Float[Array, "points lanes"], weight: Float[Array, "points lanes"], parameters: Int[Array, " lanes"]
-) -> Float[Array, " lanes"]:
-    """`1.4826 median |r| sqrt(n / (n - parameters))`, a robust standard deviation; as if one were left when none is."""
-    residual, weight = jnp.broadcast_arrays(residual, weight)
-    count = (weight > 0).sum(0)
-    size = jnp.sort(jnp.where(weight > 0, jnp.abs(residual), jnp.inf), axis=0)
-    middle = [jnp.take_along_axis(size, place[None], axis=0)[0] for place in ((count - 1) // 2, count // 2)]
-    return 1.4826 * 0.5 * (middle[0] + middle[1]) * jnp.sqrt(count / jnp.maximum(count - parameters, 1))
-
-
-def nonnegative_least_squares(
-    terms: Float[Array, "terms points #lanes"],
-    values: Float[Array, "points #lanes"],
-    weight: Float[Array, "points lanes"],
-) -> Float[Array, "terms lanes"]:
-    """Coefficients `>= 0` with the least weighted squares, by trying every set of terms that may differ from zero.
-
-    For a handful of terms only: the work doubles with each.
-    """
-    count = len(terms)
-    values = jnp.broadcast_to(values, jnp.broadcast_shapes(values.shape, weight.shape))
-    gram = [[(weight * terms[i] * terms[j]).sum(0) for j in range(count)] for i in range(count)]
-    moment = [(weight * terms[i] * values).sum(0) for i in range(count)]
-    best = jnp.zeros((count, *moment[0].shape), values.dtype)
-    gained = jnp.zeros_like(moment[0])
-    for size in range(1, count + 1):
-        for chosen in combinations(range(count), size):
-            found = solve_symmetric([[gram[i][j] for j in chosen] for i in chosen], [moment[i] for i in chosen])
-            gain = sum(part * moment[i] for part, i in zip(found, chosen, strict=True))
-            better = (gain > gained) & jnp.all(jnp.stack(found) >= 0, axis=0) & jnp.isfinite(gain)
-            whole = jnp.zeros_like(best).at[np.array(chosen)].set(jnp.stack(found))
-            best, gained = jnp.where(better, whole, best), jnp.where(better, gain, gained)
-    return best
-
-
-def solve_symmetric(matrix: list[list[Array]], right: list[Array]) -> list[Array]:
-    """Solves one small system per lane by elimination without pivoting, written out: lanes then need no loop.
-
-    A pivot of zero gives an infinite or undefined solution, for the caller to refuse.
-    """
-    size = len(right)
-    rows, right = [list(row) for row in matrix], list(right)
-    for pivot in range(size):
-        for below in range(pivot + 1, size):
-            factor = rows[below][pivot] / rows[pivot][pivot]
-            for column in range(pivot, size):
-                rows[below][column] = rows[below][column] - factor * rows[pivot][column]
-            right[below] = right[below] - factor * right[pivot]
-    for pivot in reversed(range(size)):
-        known = sum(
-            (rows[pivot][column] * right[column] for column in range(pivot + 1, size)), jnp.zeros_like(right[0])
+    def inputs_at(self, budgets: Sequence[Budget], units: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Budgets as the form takes them: one array [budgets, domains] per column."""
+        columns = zip(self.columns, np.array(budgets, np.float64).T, units, strict=True)
+        return tuple(
+            values[:, None] / unit if column.linear else np.log(values)[:, None] - unit
+            for column, values, unit in columns
         )
-        right[pivot] = (right[pivot] - known) / rows[pivot][pivot]
-    return right
-
-
-def best_of(
-    starts: Float[Array, "starts parameters lanes"],
-    values: Float[Array, "starts lanes"],
-    kept: int,
-    among: Bool[Array, "starts lanes"] | None = None,
-) -> Float[Array, "kept parameters lanes"]:
-    """The starts of lowest value, lane by lane; those outside `among` come last."""
-    ranked = jnp.where(jnp.isfinite(values), values, jnp.inf)
-    if among is not None:
-        ranked = jnp.where(among, ranked, jnp.inf)
-    order = jnp.argsort(ranked, axis=0)[:kept]
-    return jnp.take_along_axis(starts, order[:, None, :], axis=0)

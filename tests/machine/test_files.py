@@ -1,0 +1,55 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vtune_jax.errors import disk_is_full
+from vtune_jax.machine.files import sha256, write_whole, written_whole
+
+
+def test_a_failed_writer_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    write_whole(path, "old")
+
+    def fail():
+        with written_whole(path) as out:
+            out.write(b"half of it")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_killed_writer_leaves_the_old_file_and_the_next_one_writes(tmp_path):
+    path = tmp_path / "file"
+    write_whole(path, "old")
+    program = (
+        "import os, sys; from pathlib import Path; from vtune_jax.machine.files import written_whole\n"
+        "with written_whole(Path(sys.argv[1])) as out:\n"
+        "    out.write(b'half of it'); out.flush(); os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(path)]).returncode == 9
+    assert path.read_bytes() == b"old"
+    write_whole(path, "näw")
+    assert path.read_bytes() == b"n\xc3\xa4w"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_as_one(tmp_path):
+    (tmp_path / "file.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        write_whole(tmp_path / "file", "x" * 100_000)
+    assert disk_is_full(caught.value)
+    assert not (tmp_path / "file").exists()
+
+
+def test_the_hash_is_of_the_content(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1.
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(tmp_path / "none") == ""

@@ -1,0 +1,104 @@
+"""The base model: trained on the base domain, or taken from an earlier run."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import PyTree
+
+from vtune_jax import settings
+from vtune_jax.core.targets import blank_targets
+from vtune_jax.data.tokens.streams import Streams
+from vtune_jax.errors import UserError
+from vtune_jax.machine.files import read_json, write_json
+from vtune_jax.rules import Static
+from vtune_jax.stages.corpus import Corpus
+from vtune_jax.stages.run_folder import CONFIG, referenced_stage
+from vtune_jax.stages.session import Session, Tools
+from vtune_jax.stages.store import Finished
+from vtune_jax.stages.trainer import Recipe, Trainer, TrainingRun
+from vtune_jax.train.optimizer import OptimizerConfig
+
+ROLE = "base model"
+FACTS = "model.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseModelInputs:
+    """What the base model depends on."""
+
+    corpus: Finished
+    recipe: Recipe
+    optimizer: OptimizerConfig
+    steps: int
+    seed: int
+    streams: Streams = dataclasses.field(metadata={"bookkeeping": True})  # of the corpus, as the recipe reads it
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseModel:
+    """The model that every proxy and every arm starts from."""
+
+    stage: Finished
+    trainer: Trainer = dataclasses.field(metadata={"bookkeeping": True})
+
+    def params(self) -> PyTree:
+        """Its parameters, read from disk at each call, so that nobody keeps them longer than needed."""
+        return self.trainer.load_params(self.stage.folder)
+
+
+def base_model(session: Session, corpus: Corpus) -> BaseModel:
+    """The base model of this experiment."""
+    config, recipe = session.config, recipe_of(session, corpus)
+    trainer = session.tools.trainer(recipe)
+    if config.pretrain.from_run:
+        stage = _of_run(Path(config.pretrain.from_run), recipe)
+        return BaseModel(session.refer(ROLE, stage), trainer)
+    # It reads one domain at constant weights: nothing of the mixture matters to it but when losses are looked at.
+    alone = dataclasses.replace(recipe, lag=0, allocation="systematic")
+    pretrain = config.pretrain
+    inputs = BaseModelInputs(corpus.stage, alone, pretrain.optimizer, pretrain.steps, config.seed, corpus.base)
+    purpose = f"{pretrain.steps:,} steps on '{corpus.prepared.base_name}'"
+    return BaseModel(session.stage(ROLE, "base-model", inputs, _train, purpose=purpose), trainer)
+
+
+def recipe_of(session: Session, corpus: Corpus) -> Recipe:
+    """What all training runs of this experiment have in common."""
+    config, mixture = session.config, session.config.mixture
+    return Recipe(
+        model=config.model,
+        vocabulary=corpus.prepared.vocab_size,
+        tokenizer=corpus.prepared.tokenizer_sha256,
+        data=config.data,
+        interval=mixture.interval,
+        lag=mixture.lag,
+        allocation=mixture.allocation,
+        loop=config.loop,
+    )
+
+
+def _train(inputs: BaseModelInputs, folder: Path, tools: Tools) -> None:
+    trainer = tools.trainer(inputs.recipe)
+    run = TrainingRun(method=Static(), optimizer=inputs.optimizer, steps=inputs.steps, seed=inputs.seed)
+    with tools.progress.bar(ROLE, inputs.steps) as tick:
+        params = trainer.model.init(inputs.seed)
+        trainer.train(run, folder, inputs.streams, params, blank_targets(np.ones(1)), tick=tick)
+    write_json(folder / FACTS, inputs.recipe.facts)
+
+
+def _of_run(run: Path, ours: Recipe) -> Finished:
+    found = referenced_stage(run, ROLE)
+    if found is None:
+        raise UserError(
+            f'pretrain.from_run = "{run}" holds no finished base model',
+            "name the folder of a run whose `pretrain` stage is done",
+        )
+    facts = read_json(found.folder / FACTS)
+    if facts["model"] != settings.digest(ours.model):
+        raise UserError(f"the base model of {run} has another shape", f"copy [model] from {run}/latest/{CONFIG}")
+    if facts["tokenizer"] != ours.tokenizer:
+        raise UserError(
+            f"the base model of {run} was trained with another tokenizer",
+            f"set corpus.tokenizer.file to the tokenizer.json of its corpus, see {run}/latest/stages.json",
+        )
+    return found

@@ -1,0 +1,113 @@
+"""What every stage of one run shares: the config, where results go, who listens, and what has been compiled."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from vtune_jax.experiment.config import ExperimentConfig
+from vtune_jax.machine.progress import Progress
+from vtune_jax.machine.work import WorkEngine
+from vtune_jax.stages.run_folder import RunFolder, earlier_version
+from vtune_jax.stages.store import DONE, Finished, Store
+from vtune_jax.stages.trainer import Recipe, Trainer
+
+Inputs = TypeVar("Inputs")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Tools:
+    """What the work of a stage uses beside its inputs. The result must not depend on it."""
+
+    progress: Progress
+    work_engine: WorkEngine = "local"
+    _trainers: dict[Recipe, Trainer] = dataclasses.field(default_factory=dict)
+
+    def trainer(self, recipe: Recipe) -> Trainer:
+        """The trainer of a recipe, made once, so that the stages of a process share compiled programs."""
+        if recipe not in self._trainers:
+            self._trainers[recipe] = Trainer(recipe, warn=self.progress.note)
+        return self._trainers[recipe]
+
+
+Work = Callable[[Inputs, Path, Tools], None]
+"""Fills the folder of a stage from its inputs."""
+
+
+class Session:
+    """One configuration of one experiment at work."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        folder: Path,
+        progress: Progress,
+        *,
+        store: Path | None = None,
+        work_engine: WorkEngine = "local",
+        allow_data_change: bool = False,
+    ) -> None:
+        """Opens the run folder and the store; nothing is computed yet.
+
+        Args:
+            config: of the experiment.
+            folder: of the run.
+            progress: told what happens.
+            store: folder of finished stages; None: `store` beside the run folder.
+            work_engine: who prepares the corpora; the result is the same.
+            allow_data_change: an arm that has not begun on these data goes on from this run's newest state of the same
+                arm on other data.
+
+        Raises:
+            UserError: a folder that cannot be used.
+        """
+        self.config = config
+        self.progress = progress
+        self.allow_data_change = allow_data_change
+        self.store = Store(folder.parent / "store" if store is None else store)
+        self.tools = Tools(progress=progress, work_engine=work_engine)
+        if line := earlier_version(folder):
+            progress.note(line)
+        self.run_folder = RunFolder(folder, config, self.store)
+        self.finished: list[str] = []
+        """Roles of the stages that are finished, in order."""
+        self.working_on = ""
+        """Role of the stage that is being worked on."""
+
+    def stage(self, role: str, name: str, inputs: Inputs, work: Work[Inputs], *, purpose: str) -> Finished:
+        """The finished stage of these inputs, found or made.
+
+        Args:
+            role: what it is to this run, for instance "arm static".
+            name: beginning of its folder's name in the store.
+            inputs: a frozen value of all that the result depends on.
+            work: see `Store.make`.
+            purpose: one line for the user.
+        """
+        self.progress.stage(role, purpose)
+        self.run_folder.refer(role, self.store.folder(name, inputs))
+        with self._doing(role):
+            return self.store.make(
+                name,
+                inputs,
+                lambda inputs, folder: work(inputs, folder, self.tools),
+                waits=lambda: self.progress.note(f"another process is working on '{role}'; waiting for it"),
+            )
+
+    def refer(self, role: str, stage: Finished) -> Finished:
+        """Notes a stage that another run has made."""
+        self.run_folder.refer(role, stage.folder)
+        self.finished.append(role)
+        return stage
+
+    def is_finished(self, name: str, inputs: object) -> bool:
+        """Whether `stage` would find its work done."""
+        return (self.store.folder(name, inputs) / DONE).exists()
+
+    @contextmanager
+    def _doing(self, role: str) -> Iterator[None]:
+        self.working_on = role
+        yield
+        self.working_on = ""
+        self.finished.append(role)
