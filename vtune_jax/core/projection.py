@@ -86,4 +86,5 @@ def largest_share(holds: Callable[[Array], Array], like: Weights) -> Float[Array
         return jnp.where(fits, middle, below), jnp.where(fits, above, middle)
 
     ends = jnp.zeros((), like.dtype), jnp.ones((), like.dtype)
-    return jax.lax.stop_gradient(jax.lax.fori_loop(0, 40, halve, ends)[0])
+    share: Array = jax.lax.fori_loop(0, 40, halve, ends)[0]
+    return jax.lax.stop_gradient(share)

@@ -28,7 +28,8 @@ class LossSums(NamedTuple):
 
     def __add__(self, other: "LossSums") -> "LossSums":  # type: ignore[override]
         """Pools two disjoint sets of tokens."""
-        return jax.tree.map(lambda a, b: a + b, self, other)
+        pooled: LossSums = jax.tree.map(lambda a, b: a + b, self, other)
+        return pooled
 
 
 class ExcessSums(NamedTuple):

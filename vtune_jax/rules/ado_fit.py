@@ -35,7 +35,8 @@ def smoothing_rows(window: int, order: int = 3) -> Float[np.ndarray, "window win
     """The Savitzky-Golay filter as a matrix: row r is the value at place r of the polynomial through a window."""
     places = np.linspace(-1.0, 1.0, window) if window > 1 else np.zeros(1)
     basis, _ = np.linalg.qr(np.vander(places, min(order, window - 1) + 1, increasing=True))
-    return basis @ basis.T
+    rows: np.ndarray = basis @ basis.T
+    return rows
 
 
 def smoothed(

@@ -68,8 +68,9 @@ class Mixer:
     @property
     def weights(self) -> np.ndarray:
         """The current weights, in float64 with sum one."""
-        weights = np.asarray(self._weights, np.float64)
-        return weights / weights.sum()
+        weights = np.array(self._weights, np.float64)
+        weights /= weights.sum()
+        return weights
 
     def update(
         self,
@@ -122,7 +123,8 @@ class Mixer:
     def state(self) -> dict[str, Any]:
         """Everything an interrupted loop needs to continue, as numpy arrays."""
         state = {"weights": self._weights, "history": self._history, "trained": self._trained}
-        return jax.tree.map(np.asarray, state)
+        arrays: dict[str, Any] = jax.tree.map(np.asarray, state)
+        return arrays
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
