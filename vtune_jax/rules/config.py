@@ -171,7 +171,7 @@ class Published(NamedTuple):
         return factory_of(self.config)
 
 
-def _or_infinite(value: float) -> Scalar:
+def _or_infinite(value: Scalar) -> Scalar:
     return math.inf if is_off(value) else value
 
 
