@@ -9,6 +9,7 @@ from vtune_jax import rules
 from vtune_jax.core.types import LossSums, Observation, Targets
 from vtune_jax.rules.ado import Ado, with_law
 from vtune_jax.rules.ado_fit import Law, fit_laws, objective, smoothed, smoothing_rows
+from vtune_jax.rules.config import numbers_of, with_numbers
 
 PRIOR = jnp.array([0.25, 0.75])
 TARGETS = Targets(*(jnp.full(2, jnp.nan),) * 3, prior=PRIOR)
@@ -226,6 +227,39 @@ def test_two_problems_with_their_fits_mapped_over_equal_a_loop():
     looped = np.stack([run(method, losses)[1] for losses in rows])
     assert np.abs(looped - np.asarray(PRIOR)).max() > 1e-3
     np.testing.assert_allclose(mapped, looped, atol=2e-4)
+
+
+@pytest.mark.parametrize("form", ["ado", "mixtera"])
+def test_numbers_as_data_give_the_policy_of_numbers_as_constants_alone_and_mapped_over(form):
+    config = Ado(**SOON, form=form, refit_every=0, capacity=8, floor=0.01)
+    law = Law(jnp.log(jnp.array([2.0, 3.0])), jnp.zeros(2), jnp.array([0.5, 0.02]))
+
+    def policy(config):
+        method, weights = config.build(), PRIOR
+        history = with_law(method.init(TARGETS), law)
+        for losses, counts in (([3.0, 2.0], [40, 60]), ([2.9, 1.9], [10, 90]), ([2.8, 1.9], [70, 30])):
+            history = method.observe(history, seen(losses, counts))
+            weights = method.update(weights, history, TARGETS)
+        return weights
+
+    traced = jax.jit(lambda numbers: policy(with_numbers(config, numbers)))
+    numbers = numbers_of(config)
+    others = jax.tree.map(lambda value: 0.8 * value, numbers)
+    np.testing.assert_allclose(traced(numbers), policy(config), rtol=0, atol=1e-6)
+    both = jax.tree.map(lambda *rows: jnp.stack(rows), numbers, others)
+    mapped = jax.vmap(traced)(both)
+    np.testing.assert_allclose(mapped, np.stack([traced(numbers), traced(others)]), rtol=0, atol=1e-6)
+    assert np.abs(mapped[0] - mapped[1]).max() > 1e-4
+
+
+def test_numbers_as_data_give_the_fits_of_numbers_as_constants():
+    n, _ = planted(30, batch=100.0)
+    losses = 2.0 + jnp.outer(n**-0.5, np.array([30.0, 10.0]))
+    config = Ado(**{**SOON, "start": 10}, refit_every=10, capacity=32)
+    traced = jax.jit(lambda numbers: run(with_numbers(config, numbers).build(), losses)[1])(numbers_of(config))
+    constant = run(config.build(), losses)[1]
+    assert np.abs(np.asarray(constant) - np.asarray(PRIOR)).max() > 1e-3
+    np.testing.assert_allclose(traced, constant, atol=2e-4)
 
 
 def test_when_the_record_is_full_the_newest_observations_are_fitted():

@@ -86,15 +86,19 @@ def test_the_example_of_the_readme_is_a_method_once_its_file_lies_in_the_folder(
     text = (PACKAGE / "rules" / "README.md").read_text()
     example = re.search(r"<!-- example -->\n```python\n(.*?)```", text, re.DOTALL)[1]
     lines = [line[4:] for line in example.splitlines() if line[:4] in (">>> ", "... ")]
-    lines += [] if lines else example.splitlines()
     copytree(PACKAGE, tmp_path / "vtune_jax", ignore=ignore_patterns("__pycache__"))
     (tmp_path / "vtune_jax" / "rules" / "loss_proportional.py").write_text("\n".join(lines) + "\n")
     program = (
+        "import pathlib, sys\n"
         "from vtune_jax import rules\n"
+        "from vtune_jax.experiment.config import load\n"
         "entry = {entry.name: entry for entry in rules.METHODS}['loss_proportional']\n"
         "assert entry.config in rules.method_configs()\n"
+        "overrides = ('arms=[{name=\"loss_proportional\", power=2.0, floor=0.01}]',)\n"
+        "config = load(pathlib.Path(sys.argv[1]), overrides)\n"
+        "assert config.arms[0].method == entry.config(power=2.0, floor=0.01)\n"
         "print(rules.Mixer(entry.config(floor=0.1), [0.5, 0.5]).update(1, heldout=[3.0, 1.0]).round(3).tolist())"
     )
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-c", program, str(PACKAGE.parent / "configs" / "quickstart.toml")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[0.7, 0.3]"

@@ -3,6 +3,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from vtune_jax import rules
 from vtune_jax.rules import prior_weights, unimax_weights
 
 TOKENS = [10, 30, 60]
@@ -64,3 +65,28 @@ def test_unimax_is_uniform_where_data_allow_it():
 def test_unimax_refuses_what_is_not_positive(arguments, message):
     with pytest.raises(ValueError, match=message):
         unimax_weights(*arguments)
+
+
+def test_a_method_starts_from_the_experiments_prior_unless_it_has_a_mixture_of_its_own():
+    prior, tokens = np.array([0.2, 0.3, 0.5]), np.array([100, 100, 800])
+    assert rules.Velocitune().mixture(prior, tokens, 100) is prior
+    assert rules.Static().mixture(prior, tokens, 100) is prior
+    natural = rules.Static(form="natural").mixture(prior, tokens, 100)
+    np.testing.assert_allclose(natural, [0.1, 0.1, 0.8])
+    strata = rules.Static(form="stratified", groups=("a", "a", "b")).mixture(prior, tokens, 100)
+    np.testing.assert_allclose(strata, [0.25, 0.25, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (rules.Static(form="stratified", groups=("a", "b")), r"groups must name one group per domain \(3\), got 2"),
+        (rules.Olmix(domain_weights=(1.0, 2.0)), r"domain_weights must name one number per domain \(3\), got 2"),
+        (rules.SkillIt(graph_domains=("b", "a", "c")), r"graph_domains must be the corpus' domains in their order"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_a_config_that_does_not_fit_the_corpus_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        config.assert_fits(("a", "b", "c"))
+    rules.Velocitune().assert_fits(("a", "b", "c"))

@@ -1,1 +1,1 @@
-"""Types, simplex operations, history, scores, steps and constraints: what every rule is made of."""
+"""What every rule is made of: types, simplex, history, scores, re-weighting steps, filters, constraints, needs."""

@@ -106,7 +106,7 @@ def constrained(
         high = jnp.full_like(targets.prior, ceiling)
         if repeats:
             high = jnp.minimum(high, jnp.maximum(_repeat_caps(targets, max_repeats), low))
-        # Caps that leave less than everything are scaled up together.
+        # Caps that sum to less than one leave no mixture: all are scaled up by the same factor.
         return low, jnp.where(high.sum() < 1.0, high / high.sum(), high)
 
     def init(targets: Targets) -> LossHistory:
@@ -127,7 +127,7 @@ def constrained(
         if moves:
             near_low = jnp.minimum(jnp.maximum(low, weights / (1.0 + largest_change)), high)
             near_high = jnp.maximum(jnp.minimum(high, weights * (1.0 + largest_change)), low)
-        # Old weights outside the bounds can be too far from them for one update; then the bounds alone count.
+        # Old weights outside the bounds can be too far from them for a single update; then only the bounds count.
         fits = (near_low.sum() <= 1.0) & (near_high.sum() >= 1.0)
         new = to_box(new, jnp.where(fits, near_low, low), jnp.where(fits, near_high, high))
         if trusts:
@@ -140,9 +140,9 @@ def constrained(
 def _towards(
     old: Weights, new: Weights, prior: Weights, radius: Scalar, bounds: tuple[Array, Array]
 ) -> Float[Array, " domains"]:
-    """New weights, or as much of the way to them from the old ones as stays within the trust region.
+    """The new weights, or the last point on the line from the old weights to them that is within the trust region.
 
-    Bounds, changes and the region are convex: what both ends obey, all between them obey.
+    Bounds, largest change and trust region are convex: where both ends of the line obey them, so do all its points.
     """
     share = largest_share(lambda share: divergence((1.0 - share) * old + share * new, prior) <= radius, old)
     low, high = bounds

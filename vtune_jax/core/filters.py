@@ -1,6 +1,6 @@
-"""Filters: what a method is shown instead of noisy losses; and a gate that keeps weights still while nothing is sure.
+"""Filters smooth the losses that a method is shown; a gate keeps a weight until its loss has changed significantly.
 
-Both wrap any method. Their state lives in the loss history's memory, around the method's own.
+Both wrap any method. Their state lies in the loss history's memory, around the method's own.
 """
 
 import dataclasses
@@ -59,11 +59,13 @@ def filtered(method: Method, by: Filter) -> Method:
         return state, sums._replace(nats=nats.astype(jnp.asarray(sums.nats).dtype))
 
     def observe(history: LossHistory, observation: Observation) -> LossHistory:
-        held: Filtered = history.memory
+        memory: Filtered = history.memory
         dtype = history.nats.dtype
-        heldout_state, heldout = fold(held.heldout, observation.heldout, "heldout", dtype)
-        train_state, train = fold(held.train, observation.train, "train", dtype)
-        inner = method.observe(history._replace(memory=held.inner), observation._replace(heldout=heldout, train=train))
+        heldout_state, heldout = fold(memory.heldout, observation.heldout, "heldout", dtype)
+        train_state, train = fold(memory.train, observation.train, "train", dtype)
+        inner = method.observe(
+            history._replace(memory=memory.inner), observation._replace(heldout=heldout, train=train)
+        )
         return inner._replace(memory=Filtered(inner.memory, heldout_state, train_state))
 
     def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
@@ -75,7 +77,7 @@ def filtered(method: Method, by: Filter) -> Method:
 def moments(
     sums: LossSums, dtype: DTypeLike
 ) -> tuple[Float[Array, " domains"], Float[Array, " domains"], Bool[Array, " domains"]]:
-    """Mean loss per token, the sampling variance of that mean, and whether there is any.
+    """Mean loss per token, the sampling variance of that mean, and whether the domain was seen.
 
     `variance = (squares / n - mean^2) / n`, as if the n tokens were independent; 0 where squares are not carried.
     """
@@ -121,7 +123,9 @@ class Recent(NamedTuple):
 
 
 def rolling_median(window: int) -> Filter:
-    """The median of a domain's last `window` losses, of fewer at the start; of an even number the middle two's mean.
+    """The median of a domain's last `window` losses, or of all losses while there are fewer.
+
+    The median of an even number of losses is the mean of the middle two.
 
     Args:
         window: at least 1.
@@ -134,14 +138,14 @@ def rolling_median(window: int) -> Filter:
         written = state.losses.at[row, jnp.arange(domains)].set(mean.astype(state.losses.dtype))
         losses = jnp.where(seen, written, state.losses)
         times = state.times + seen
-        held = jnp.minimum(times, window)
+        filled = jnp.minimum(times, window)
         # Rows never written sort behind all others.
-        ordered = jnp.sort(jnp.where(jnp.arange(window)[:, None] < held, losses, jnp.inf), axis=0)
-        low, high = (jnp.maximum(held - 1, 0) // 2), held // 2
+        ordered = jnp.sort(jnp.where(jnp.arange(window)[:, None] < filled, losses, jnp.inf), axis=0)
+        low, high = (jnp.maximum(filled - 1, 0) // 2), filled // 2
         middle = (
             jnp.take_along_axis(ordered, index[None], axis=0)[0] for index in (low, jnp.minimum(high, window - 1))
         )
-        lower, upper = (jnp.where(held > 0, value, 0.0) for value in middle)
+        lower, upper = (jnp.where(filled > 0, value, 0.0) for value in middle)
         return Recent(losses, times), lower + 0.5 * (upper - lower)
 
     return Filter(
@@ -204,13 +208,14 @@ class Gate(NamedTuple):
 def gated(method: Method, errors: Scalar) -> Method:
     """Weights move only where a loss has changed by more than z standard errors since that weight last moved.
 
-    The standard error is `sqrt(v_then + v_now)` of the two means' sampling variances: held-out texts are the same each
-    time, so that it overstates the error of the change. Domains that may not move keep their weights, the others share
-    the rest as the method has it. Decided by held-out losses, or by training losses for a method that reads only these.
+    The standard error is `sqrt(v_then + v_now)`, from the sampling variances of the two means. Held-out texts are the
+    same each time, so that this overstates the error of the change. Domains that may not move keep their weights; the
+    others share the rest in the proportions that the method gives them. What counts is a domain's held-out loss, or its
+    training loss if the method reads training losses only.
 
     Args:
         method: any.
-        errors: z >= 0; 0 changes nothing.
+        errors: z >= 0, the number of standard errors; 0: the method as it is.
 
     Raises:
         ValueError: z negative, or, when called, an observation without sums of squares.
@@ -230,21 +235,21 @@ def gated(method: Method, errors: Scalar) -> Method:
         sums: LossSums = getattr(observation, name)
         if sums.squares is None:
             raise ValueError(f"observation.{name}.squares must hold sums of squares for the gate, got None.")
-        held: Gate = history.memory
-        inner = method.observe(history._replace(memory=held.inner), observation)
-        loss, variance, seen = moments(sums, held.loss.dtype)
-        far = jnp.abs(loss - held.loss) > errors * jnp.sqrt(variance + held.variance)
-        moves = seen & (~held.known | far)
-        then, error = jnp.where(moves, loss, held.loss), jnp.where(moves, variance, held.variance)
-        return inner._replace(memory=Gate(inner.memory, then, error, held.known | seen, moves))
+        memory: Gate = history.memory
+        inner = method.observe(history._replace(memory=memory.inner), observation)
+        loss, variance, seen = moments(sums, memory.loss.dtype)
+        far = jnp.abs(loss - memory.loss) > errors * jnp.sqrt(variance + memory.variance)
+        moves = seen & (~memory.known | far)
+        then, error = jnp.where(moves, loss, memory.loss), jnp.where(moves, variance, memory.variance)
+        return inner._replace(memory=Gate(inner.memory, then, error, memory.known | seen, moves))
 
     def update(weights: Weights, history: LossHistory, targets: Targets) -> Weights:
-        held: Gate = history.memory
-        new = method.update(weights, history._replace(memory=held.inner), targets)
-        moving = jnp.where(held.moves, new, 0.0)
-        mass, total = jnp.where(held.moves, weights, 0.0).sum(), moving.sum()
-        shared = jnp.where(held.moves & (total > 0), mass * new / jnp.where(total > 0, total, 1.0), weights)
-        return jnp.where(held.moves.all(), new, shared).astype(weights.dtype)
+        memory: Gate = history.memory
+        new = method.update(weights, history._replace(memory=memory.inner), targets)
+        moving = jnp.where(memory.moves, new, 0.0)
+        mass, total = jnp.where(memory.moves, weights, 0.0).sum(), moving.sum()
+        shared = jnp.where(memory.moves & (total > 0), mass * new / jnp.where(total > 0, total, 1.0), weights)
+        return jnp.where(memory.moves.all(), new, shared).astype(weights.dtype)
 
     return Method(init, observe, update, method.needs)
 

@@ -24,8 +24,9 @@ def prior_weights(tokens: Sequence[int] | np.ndarray, power: float = 1.0) -> np.
     if not (counts > 0).all():
         raise ValueError(f"tokens must be positive in every domain, got {counts.tolist()}.")
     # Divided by the largest first: 10**13 tokens to a large power would overflow.
-    shares = (counts / counts.max()) ** power
-    return shares / shares.sum()
+    powers = (counts / counts.max()) ** power
+    shares: np.ndarray = powers / powers.sum()
+    return shares
 
 
 def unimax_weights(
@@ -78,4 +79,5 @@ def stratified_weights(tokens: Sequence[int] | np.ndarray, groups: Sequence[str]
     weights = np.zeros(len(counts))
     for group in set(groups):
         weights[group_of == group] = prior_weights(counts[group_of == group], power)
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights

@@ -35,7 +35,7 @@ def to_box(weights: Weights, low: Float[Array, " domains"], high: Float[Array, "
 
     ends = jnp.log(jnp.asarray(_LEAST, weights.dtype)), -jnp.log(jnp.asarray(_LEAST, weights.dtype))
     scale = jnp.exp(jax.lax.stop_gradient(jax.lax.fori_loop(0, _HALVINGS, halve, ends)[1]))
-    # Who is at which bound is known now; the scale of the others follows exactly, and is differentiable.
+    # Now that the domains at a bound are known, the scale of the others follows exactly and is differentiable.
     at_low, at_high = scale * positive <= low, scale * positive >= high
     free = ~at_low & ~at_high
     fixed = jnp.where(at_low, low, jnp.where(at_high, high, 0.0)).sum()
@@ -64,18 +64,18 @@ def within_divergence(weights: Weights, prior: Weights, radius: Scalar) -> Weigh
     """
     logs = jnp.log(jnp.maximum(weights, _LEAST)), jnp.log(jnp.maximum(prior, _LEAST))
 
-    def at(share: Scalar) -> Weights:
+    def on_path(share: Scalar) -> Weights:
         return jax.nn.softmax(jnp.where(prior > 0, (1.0 - share) * logs[1] + share * logs[0], -jnp.inf))
 
-    share = largest_share(lambda share: divergence(at(share), prior) <= radius, weights)
-    return jnp.where(divergence(weights, prior) <= radius, weights, at(share).astype(weights.dtype))
+    share = largest_share(lambda share: divergence(on_path(share), prior) <= radius, weights)
+    return jnp.where(divergence(weights, prior) <= radius, weights, on_path(share).astype(weights.dtype))
 
 
 def largest_share(holds: Callable[[Array], Array], like: Weights) -> Float[Array, ""]:
-    """The largest s in [0, 1] at which a condition holds that holds below it too, by halving.
+    """The largest s in [0, 1] at which a condition holds, by halving.
 
     Args:
-        holds: of s; should hold at 0.
+        holds: the condition on s; where it holds, it must hold at every smaller s too, 0 included.
         like: gives the dtype.
     """
 
@@ -86,4 +86,5 @@ def largest_share(holds: Callable[[Array], Array], like: Weights) -> Float[Array
         return jnp.where(fits, middle, below), jnp.where(fits, above, middle)
 
     ends = jnp.zeros((), like.dtype), jnp.ones((), like.dtype)
-    return jax.lax.stop_gradient(jax.lax.fori_loop(0, 40, halve, ends)[0])
+    share: Array = jax.lax.fori_loop(0, 40, halve, ends)[0]
+    return jax.lax.stop_gradient(share)

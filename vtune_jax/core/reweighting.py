@@ -19,7 +19,7 @@ def exponentiated_gradient(
     """`w' = (1 - c) softmax(log w + eta s) + c / k`, the step that half of the published methods share.
 
     A domain without evidence keeps its weight, and the others share the rest among themselves; with no evidence at
-    all nothing moves. A zero weight stays zero but for the smoothing.
+    all nothing moves. A weight of zero stays zero, except for the smoothing's share.
 
     Args:
         weights: on the simplex.
@@ -37,12 +37,12 @@ def exponentiated_gradient(
 
 
 def share_out(weights: Weights, logits: Float[Array, " domains"], movable: Bool[Array, " domains"]) -> Weights:
-    """What the movable domains have together, shared among them by `softmax(logits)`; the others keep their weight.
+    """Shares the total weight of the movable domains among them by `softmax(logits)`; the others keep their weight.
 
     Args:
         weights: on the simplex.
         logits: finite.
-        movable: domains that take part; where none does, nothing moves.
+        movable: the domains that take part; if there are none, nothing moves.
     """
     logits = jnp.where(movable, logits, -jnp.inf)
     peak = jnp.where(movable.any(), logits.max(), 0.0)

@@ -28,7 +28,8 @@ class LossSums(NamedTuple):
 
     def __add__(self, other: "LossSums") -> "LossSums":  # type: ignore[override]
         """Pools two disjoint sets of tokens."""
-        return jax.tree.map(lambda a, b: a + b, self, other)
+        pooled: LossSums = jax.tree.map(lambda a, b: a + b, self, other)
+        return pooled
 
 
 class ExcessSums(NamedTuple):
@@ -80,16 +81,16 @@ class Targets(NamedTuple):
     target: Float[Array, " domains"]  # predicted held-out loss after the full token budget
     target_error: Float[Array, " domains"]  # its standard error
     prior: Float[Array, " domains"]  # reference weights
-    constants: PyTree = ()  # a dictionary of what a method needs beside, see `constant`
+    constants: PyTree = ()  # what else a method needs: a dictionary by name, see `constant`
 
 
 def constant(targets: Targets, name: str, what: str) -> Array:
-    """One of the run's constants beside losses: "sizes" and "budget" in tokens, "graph" [domains, domains].
+    """An entry of `targets.constants`: "sizes" and "budget" in tokens, "graph" [domains, domains].
 
     Args:
         targets: of the run.
         name: of the constant.
-        what: it is, for the message.
+        what: what the constant is, for the message.
 
     Raises:
         ValueError: the run does not hold it.
@@ -115,7 +116,7 @@ class Method(NamedTuple):
     init: Callable[[Targets], LossHistory]
     observe: Callable[[LossHistory, Observation], LossHistory]
     update: UpdateRule
-    needs: frozenset[str]  # what the trainer must supply, see `vtune_jax.core.needs.NEEDS`
+    needs: frozenset[str]  # what must be supplied, see `vtune_jax.core.needs.NEEDS`
 
 
 class Cursor(NamedTuple):

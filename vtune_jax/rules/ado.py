@@ -225,7 +225,9 @@ class Ado(MethodConfig):
             law = jax.tree.map(lambda new, old: jnp.where(sound, new, old).astype(old.dtype), law, old.law)
             return Law(*law), old.fitted | sound
 
-        return jax.lax.cond(due, refit, lambda _: (old.law, old.fitted), None)
+        kept = old.law, old.fitted
+        result: tuple[Law, Bool[Array, ""]] = jax.lax.cond(due, refit, lambda _: kept, None)
+        return result
 
 
 def with_law(history: LossHistory, law: Law) -> LossHistory:

@@ -35,7 +35,8 @@ def smoothing_rows(window: int, order: int = 3) -> Float[np.ndarray, "window win
     """The Savitzky-Golay filter as a matrix: row r is the value at place r of the polynomial through a window."""
     places = np.linspace(-1.0, 1.0, window) if window > 1 else np.zeros(1)
     basis, _ = np.linalg.qr(np.vander(places, min(order, window - 1) + 1, increasing=True))
-    return basis @ basis.T
+    rows: np.ndarray = basis @ basis.T
+    return rows
 
 
 def smoothed(
@@ -77,15 +78,16 @@ def fit_laws(
     """The law of each domain that minimises `objective`.
 
     Damped Gauss-Newton on reweighted least squares from 48 starts on at most 128 of the points, of which the six best
-    are carried on with all of them; the original takes 512 starts of L-BFGS to the same minimum. The penalties' kinks
-    are kept as they are: a step ends at a kink, and leaves it only where the Huber sum pulls harder than the penalty
-    holds. With fewer than 1000 points it never pulls `log_e` below 0.5; with more it can, there as in the original.
+    are carried on with all of them; the original takes 512 starts of L-BFGS to the same minimum. The penalties are
+    not smoothed: a step stops at a kink, and the next leaves it only if the slope of the Huber sum is steeper than that
+    of the penalty. With fewer than 1000 points it never is at `log_e = 0.5`; with more it can be, as in the original.
 
     Args:
         counts: n at each point, positive.
         losses: nats per token, positive.
         kept: which points count.
-        steepness: of the penalties. 1000 times the number of points is mixtera's objective, a mean, up to a factor.
+        steepness: of the penalties. With 1000 times the number of points the objective is mixtera's, which takes a mean
+            instead of a sum, up to a factor.
 
     Returns:
         laws, and their objectives.
@@ -93,7 +95,9 @@ def fit_laws(
     log_n = jnp.log(jnp.maximum(counts, 1e-30)).T
     log_loss = jnp.log(jnp.maximum(losses, 1e-30)).T
     steep = jnp.asarray(steepness, losses.dtype)
-    found, value = jax.lax.map(lambda one: _fit(one[0], one[1], kept, steep), (log_n, log_loss), batch_size=_TOGETHER)
+    found, value = jax.lax.map(
+        lambda pair: _fit(pair[0], pair[1], kept, steep), (log_n, log_loss), batch_size=_TOGETHER
+    )
     return Law(found[:, 0], found[:, 1], found[:, 2]), value - steep * ALPHA[0]
 
 
@@ -125,10 +129,10 @@ def _fit(log_n: Array, log_loss: Array, kept: Array, steep: Array) -> tuple[Floa
     some = _thinned(kept)
     few = kept.sum().astype(steep.dtype) / jnp.maximum(kept[some].sum(), 1)
     rough, value = jax.vmap(
-        lambda one: _descend(one, log_n[some], log_loss[some], kept[some], steep / jnp.maximum(few, 1.0), _ROUGH)
+        lambda guess: _descend(guess, log_n[some], log_loss[some], kept[some], steep / jnp.maximum(few, 1.0), _ROUGH)
     )(starts)
     best = jnp.argsort(jnp.where(jnp.isfinite(value), value, jnp.inf))[:_SURVIVORS]
-    fine, value = jax.vmap(lambda one: _descend(one, log_n, log_loss, kept, steep, _FINE))(rough[best])
+    fine, value = jax.vmap(lambda guess: _descend(guess, log_n, log_loss, kept, steep, _FINE))(rough[best])
     winner = jnp.argmin(jnp.where(jnp.isfinite(value), value, jnp.inf))
     return fine[winner], value[winner]
 

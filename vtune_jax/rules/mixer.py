@@ -10,13 +10,13 @@ from vtune_jax.core.types import Alignment, ExcessSums, LossHistory, LossSums, M
 from vtune_jax.rules.config import MethodConfig
 
 Numbers = Any
-"""What numpy makes an array of: a list, an array, a tensor on the CPU."""
+"""Anything that `numpy.asarray` takes: a list, an array, a tensor on the CPU."""
 
 
 class Mixer:
     """Holds a method's weights and history; `update` takes what the loop has measured and returns new weights.
 
-    Everything is compiled once, in float32. `state` is a tree of numpy arrays to be saved and given back.
+    Everything is compiled once, in float32. `state` is a tree of numpy arrays: save it, and set it again to go on.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Mixer:
             initial: losses of the base model, nats per token, if the method needs targets.
             target: losses predicted for the end of training.
             target_error: their standard errors.
-            constants: "sizes" and "budget" in tokens, "graph", if the method needs them.
+            constants: `sizes` and `budget` in tokens, `graph` [domains, domains], if the method needs them.
 
         Raises:
             ValueError: an array of another length than the prior, targets that the method needs and that are missing,
@@ -57,9 +57,9 @@ class Mixer:
             name: self._column(name, unknown if values is None else values)
             for name, values in (("initial", initial), ("target", target), ("target_error", target_error))
         }
-        single = {name: jnp.asarray(np.asarray(values), jnp.float32) for name, values in constants.items()}
+        arrays = {name: jnp.asarray(np.asarray(values), jnp.float32) for name, values in constants.items()}
         shares = jnp.asarray(weights / weights.sum(), jnp.float32)
-        self._targets = Targets(**losses, prior=shares, constants=single or ())
+        self._targets = Targets(**losses, prior=shares, constants=arrays or ())
         self._weights = self._targets.prior
         self._history: LossHistory = self._method.init(self._targets)
         self._trained = np.zeros(self.domains)
@@ -67,9 +67,10 @@ class Mixer:
 
     @property
     def weights(self) -> np.ndarray:
-        """In force now; float64 with sum one."""
-        weights = np.asarray(self._weights, np.float64)
-        return weights / weights.sum()
+        """The current weights, in float64 with sum one."""
+        weights = np.array(self._weights, np.float64)
+        weights /= weights.sum()
+        return weights
 
     def update(
         self,
@@ -88,10 +89,10 @@ class Mixer:
 
         Args:
             step: optimiser steps done.
-            heldout: mean held-out loss per domain, nats per token; NaN where there is none.
-            train: mean loss of the training batches per domain; NaN where there was none.
-            train_tokens: tokens behind `train`; one each if None.
-            heldout_tokens: tokens behind `heldout`; one each if None.
+            heldout: mean held-out loss per domain, nats per token; NaN for a domain that was not evaluated.
+            train: mean loss of the training batches per domain; NaN for a domain that was in none.
+            train_tokens: tokens behind `train`, per domain; None: a token each.
+            heldout_tokens: tokens behind `heldout`, per domain; None: a token each.
             heldout_squares: mean squared loss per held-out token, for filters and gates that use sampling errors.
             train_squares: the same of the training tokens.
             excess: losses above a reference model's, for DoReMi.
@@ -100,13 +101,13 @@ class Mixer:
         Raises:
             ValueError: evidence that the method needs is missing, or of another length than the prior.
         """
-        for name, given in (("heldout", heldout), ("train", train)):
-            if name in self._method.needs and given is None:
+        for name, means in (("heldout", heldout), ("train", train)):
+            if name in self._method.needs and means is None:
                 raise ValueError(f"{name} must hold a loss per domain for this method, got None.")
         sums = self._sums("heldout", heldout, heldout_tokens, heldout_squares)
         batches = self._sums("train", train, train_tokens, train_squares)
         self._trained = self._trained + np.asarray(batches.tokens)
-        seen = Observation(
+        observation = Observation(
             sums,
             batches,
             trained_tokens=jnp.asarray(self._trained, jnp.float32),
@@ -115,14 +116,15 @@ class Mixer:
             excess=None if excess is None else ExcessSums(*map(_device, excess)),
             alignment=None if alignment is None else Alignment(*map(_device, alignment)),
         )
-        self._weights, self._history = self._step(self._weights, self._history, seen)
+        self._weights, self._history = self._step(self._weights, self._history, observation)
         return self.weights
 
     @property
     def state(self) -> dict[str, Any]:
-        """All that an interrupted loop needs to go on, as numpy arrays."""
-        held = {"weights": self._weights, "history": self._history, "trained": self._trained}
-        return jax.tree.map(np.asarray, held)
+        """Everything an interrupted loop needs to continue, as numpy arrays."""
+        state = {"weights": self._weights, "history": self._history, "trained": self._trained}
+        arrays: dict[str, Any] = jax.tree.map(np.asarray, state)
+        return arrays
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
@@ -130,8 +132,8 @@ class Mixer:
         self._weights, self._history = restored["weights"], restored["history"]
         self._trained = np.asarray(state["trained"])
 
-    def _advance(self, weights: Any, history: LossHistory, seen: Observation) -> Any:
-        history = self._method.observe(history, seen)
+    def _advance(self, weights: Any, history: LossHistory, observation: Observation) -> Any:
+        history = self._method.observe(history, observation)
         return self._method.update(weights, history, self._targets), history
 
     def _column(self, name: str, values: Numbers) -> Any:
