@@ -1,4 +1,4 @@
-"""What the pages say about adding a rule, a law, a model and a kind of evidence is followed word by word, one file each."""
+"""The pages on adding a rule, a law, a model and a kind of evidence are followed word by word, one file each."""
 
 import json
 import re
