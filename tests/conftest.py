@@ -26,7 +26,11 @@ def shared_folder(tmp_path_factory):
 def _compile_once(shared_folder):
     # A folder given from outside outlives the run: handy while one works on a test.
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(shared_folder / "compiled")
-    settings = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.2}
+    settings = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)

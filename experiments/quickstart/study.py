@@ -37,7 +37,8 @@ def main() -> None:
         predicted = run(folder, seed)
         record(seed, "predicted by proxies", predicted)
         if seed == options.seeds[0]:
-            shutil.copy(folder / "report.png", PICTURE)
+            # The picture shows the run with predicted targets, which was opened last.
+            shutil.copy(folder / "latest" / "report.png", PICTURE)
         reached = predicted["arms"]["static"]["final"]["heldout_loss"]
         record(seed, "reached by the static run", run(folder, seed, f"targets.losses={json.dumps(reached)}"))
 
@@ -46,7 +47,7 @@ def run(folder: Path, seed: int, *overrides: str) -> dict:
     """The results of one run of the quick start; finished stages in the folder are used again."""
     command = [sys.executable, "-m", "vtune_jax", "run", str(CONFIG), f"seed={seed}", *overrides]
     subprocess.run([*command, "--run-folder", str(folder), "--quiet"], check=True, cwd=ROOT)
-    return json.loads((folder / "results.json").read_text())
+    return json.loads((folder / "latest" / "results.json").read_text())
 
 
 def record(seed: int, targets: str, results: dict) -> None:

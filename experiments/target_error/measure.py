@@ -24,8 +24,9 @@ from vtune_jax.machine.memory import keep_freed_memory
 from vtune_jax.machine.progress import Progress
 from vtune_jax.machine.provenance import commit
 from vtune_jax.rules import Static
+from vtune_jax.stages.heldout_losses import losses_of
 from vtune_jax.stages.pipeline import Pipeline
-from vtune_jax.train.heldout import mean_loss
+from vtune_jax.stages.trainer import TrainingRun
 from vtune_jax.train.optimizer import OptimizerConfig
 
 CONFIG = ROOT / "configs" / "target_error.toml"
@@ -59,19 +60,19 @@ def measure(data: Path, setting: str, seed: int, folder: Path) -> dict:
     """All runs of one seed on one setting; finished ones in the folder are used again."""
     config = configured(data, setting, seed)
     pipeline = Pipeline(config, folder, Progress(silent=True))
-    initial = mean_loss(pipeline.lab.heldout_sums(pipeline.base_params, pipeline.streams.heldout))
+    initial = pipeline.initial().domains
     steps, optimizer = config.train.steps, config.train.optimizer
     constant = dataclasses.replace(optimizer, final_fraction=1.0)
-    runs = {"real": run(pipeline, folder / "real", steps, optimizer)}
+    runs = {"real": static_run(pipeline, folder / "real", steps, optimizer)}
     for share in PROXY_SHARES:
         length = round(share * steps)
-        runs[f"annealed {length}"] = run(pipeline, folder / f"annealed-{length}", length, optimizer)
+        runs[f"annealed {length}"] = static_run(pipeline, folder / f"annealed-{length}", length, optimizer)
     length = round(CONSTANT_SHARE * steps)
-    runs["constant"] = run(pipeline, folder / "constant", length, constant)
+    runs["constant"] = static_run(pipeline, folder / "constant", length, constant)
     return {
         "setting": setting,
         "seed": seed,
-        "domains": pipeline.prepared.names,
+        "domains": pipeline.corpus().names,
         "steps": steps,
         "batch_tokens": config.data.batch_tokens,
         "initial": rounded(initial),
@@ -92,21 +93,13 @@ def configured(data: Path, setting: str, seed: int) -> experiment.ExperimentConf
     return dataclasses.replace(config, corpus=dataclasses.replace(corpus, base=base, domains=domains))
 
 
-def run(pipeline: Pipeline, folder: Path, steps: int, optimizer: OptimizerConfig) -> dict:
+def static_run(pipeline: Pipeline, folder: Path, steps: int, optimizer: OptimizerConfig) -> dict:
     """Held-out losses along a static run, and its learning rates."""
-    params = pipeline.lab.train(
-        folder,
-        pipeline.unlimited_streams,
-        pipeline.base_params,
-        blank_targets(pipeline.prior),
-        method_config=Static(),
-        optimizer=optimizer,
-        steps=steps,
-        seed=pipeline.config.seed,
-        tick=lambda steps, fields: None,
-        warn=print,
-    )
-    end = mean_loss(pipeline.lab.heldout_sums(params, pipeline.streams.heldout))
+    corpus, base = pipeline.corpus(), pipeline.pretrain()
+    run = TrainingRun(method=Static(), optimizer=optimizer, steps=steps, seed=pipeline.config.seed)
+    targets, silent = blank_targets(corpus.prior), lambda steps, fields: None
+    params = base.trainer.train(run, folder, corpus.unlimited, base.params(), targets, tick=silent)
+    end = losses_of(base.trainer, params, corpus.domains)
     rows = list(JsonLines(folder / "updates.jsonl").rows())
     losses = {row["step"]: row["heldout_loss"] for row in rows} | {steps: end.tolist()}
     rates = [row["learning_rate"] for row in JsonLines(folder / "steps.jsonl").rows()]

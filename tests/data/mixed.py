@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,11 +25,19 @@ def spec(batch=BATCH):
     return PlanSpec(rows=tuple(map(len, stores())), batch=batch, seed=7)
 
 
+_rounded = jax.jit(to_quota)
+
+
+def quota_of(weights):
+    weights = np.asarray(weights, np.float32)
+    return np.asarray(_rounded(jnp.asarray(weights / weights.sum())))
+
+
 @functools.cache
 def quota(version):
     weights = np.random.default_rng(version).dirichlet(np.ones(len(SIZES)))
     weights[version % len(SIZES)] *= version % 3 > 0
-    return np.asarray(to_quota(jnp.asarray(weights / weights.sum(), jnp.float32)))
+    return quota_of(weights / weights.sum())
 
 
 def iterator(start=0, cursor=None, **options):

@@ -16,9 +16,10 @@ import pytest
 
 from tests.data.corpora.test_corpus import documents, prepared, write
 from vtune_jax.data.corpora import documents as readers
-from vtune_jax.data.corpora import parts
+from vtune_jax.data.corpora import joining, parts, tokenizer
 from vtune_jax.data.corpora.config import CorpusConfig, DomainConfig
 from vtune_jax.data.corpora.tokenizer import TokenizerConfig, load_tokenizer
+from vtune_jax.data.tokens import prepared as tokens_prepared
 from vtune_jax.data.tokens.array_record import RecordTokens
 from vtune_jax.data.tokens.mapped import MappedTokens
 from vtune_jax.data.tokens.prepared import PreparedCorpus
@@ -128,25 +129,33 @@ def test_hashes_compared_in_slices_find_the_same_duplicates(tmp_path, monkeypatc
     assert once.domains[1].duplicates == 50
 
 
-def test_memory_does_not_grow_with_the_corpus(tmp_path):
+def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
+    # Buffers are made so small that a few hundred documents fill them.
+    for module, buffer, size in (
+        (tokenizer, "_BATCH_DOCUMENTS", 16),
+        (joining, "_AT_ONCE", 1 << 16),
+        (tokens_prepared, "_VERIFIED_AT_ONCE", 1 << 14),
+    ):
+        monkeypatch.setattr(module, buffer, size)
+    text = documents(0, 1)[0] * 20
+
     def peak(count):
         folder = tmp_path / str(count)
         folder.mkdir()
         config = two_domains(folder)
         # Documents that differ in their number only: the tokenizer stays as it is.
-        texts = [f"{index} {documents(0, 1)[0] * 20}" for index in range(count)]
-        write(folder / "a.jsonl", texts)
-        tokenizer = TokenizerConfig(vocab_size=300, train_bytes=10_000)
-        config = CorpusConfig(domains=config.domains, base=config.base, tokenizer=tokenizer, heldout_fraction=0.2)
+        write(folder / "a.jsonl", [f"{index} {text}" for index in range(count)])
+        few = TokenizerConfig(vocab_size=300, train_bytes=10_000)
+        config = CorpusConfig(domains=config.domains, base=config.base, tokenizer=few, heldout_fraction=0.2)
         tracemalloc.start()
         prepared(config, folder / "out", workers=1)
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return top
 
-    small, large = peak(1500), peak(6000)
-    # 4,500 documents of 4 kB are 18 MB more.
-    assert large - small < 4e6
+    small, large = peak(200), peak(600)
+    # 400 documents of 4 kB are 1.6 MB more.
+    assert large - small < 0.3e6
 
 
 def test_every_format_gives_the_same_tokens(tmp_path):
@@ -193,9 +202,9 @@ def test_a_damaged_record_file_is_told(tmp_path, damage):
     for text in documents(0):
         writer.write(text.encode())
     writer.close()
-    held = bytearray(path.read_bytes())
-    held[held.find(documents(0)[5].encode()) + 3] ^= 1
-    path.write_bytes(held if damage == "flip" else held[: len(held) // 2])
+    content = bytearray(path.read_bytes())
+    content[content.find(documents(0)[5].encode()) + 3] ^= 1
+    path.write_bytes(content if damage == "flip" else content[: len(content) // 2])
     with pytest.raises(UserError, match=r"a.array_record (is damaged|holds no record)"):
         list(readers.DocumentReader().read(path))
 
@@ -203,10 +212,10 @@ def test_a_damaged_record_file_is_told(tmp_path, damage):
 def test_documents_outside_the_bounds_are_left_out_and_counted(tmp_path):
     config = two_domains(tmp_path, min_bytes=10, max_bytes=300)
     write(tmp_path / "a.jsonl", [*documents(0, 200), "short", "long " * 100])
-    said = []
-    manifest = prepared(config, tmp_path / "out", report=said.append).manifest
+    messages = []
+    manifest = prepared(config, tmp_path / "out", report=messages.append).manifest
     assert manifest.domains[0].filtered == 2
-    assert "domain 'a': 2 too short or too long documents left out" in said
+    assert "domain 'a': 2 too short or too long documents left out" in messages
 
 
 def test_training_tokens_may_be_stored_in_shards(tmp_path):
@@ -224,9 +233,9 @@ def test_training_tokens_may_be_stored_in_shards(tmp_path):
         wanted = np.arange(len(rows[0]), dtype=np.uint32)[::-1]
         np.testing.assert_array_equal(*(store.read(wanted)["tokens"] for store in rows))
     path = next((shards.folder / "train").glob("a-*.array_record"))
-    held = bytearray(path.read_bytes())
-    held[held.find(shards.domain("a").train.slice(100, 150).tobytes())] ^= 1
-    path.write_bytes(held)
+    content = bytearray(path.read_bytes())
+    content[content.find(shards.domain("a").train.slice(100, 150).tobytes())] ^= 1
+    path.write_bytes(content)
     with pytest.raises(UserError, match="domain 'a' are damaged: .*a-00000.array_record"):
         PreparedCorpus.open(shards.folder, verify=True)
     path.unlink()
@@ -263,9 +272,9 @@ def test_tokens_that_exist_already_are_used_where_they_lie(tmp_path):
     np.testing.assert_array_equal(again.domain("a").train.array, whole)
     np.testing.assert_array_equal(again.domain("a").heldout.array, whole)
     # A change where the held-out side lies is found there and not in the train side.
-    held = bytearray(path.read_bytes())
-    held[-1] ^= 1
-    path.write_bytes(held)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
     fresh = PreparedCorpus.open(out.folder).domain("a")
     with pytest.raises(UserError, match=r"domain 'a' are damaged: .*a-tokens.npy"):
         fresh.heldout.slice(0, len(fresh.heldout))

@@ -6,8 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.data.mixed import BATCH, INTERVAL, LENGTH, SIZES, assert_same, host_batches, iterator, quota, spec, stores
-from vtune_jax.core.simplex import to_quota
+from tests.data.mixed import (
+    BATCH,
+    INTERVAL,
+    LENGTH,
+    SIZES,
+    assert_same,
+    host_batches,
+    iterator,
+    quota,
+    quota_of,
+    spec,
+    stores,
+)
 from vtune_jax.data.mixture.on_device import build_table, draw
 from vtune_jax.data.mixture.on_host import MixtureIterator
 from vtune_jax.data.mixture.spec import PlanSpec, start_cursor
@@ -92,7 +103,7 @@ def test_the_chunk_changes_no_batch(chunk):
 
 
 def test_new_weights_act_from_exactly_the_first_step_of_their_version():
-    only_first, only_last = (np.asarray(to_quota(jnp.eye(4)[index])) for index in (0, 3))
+    only_first, only_last = (quota_of(np.eye(4)[index]) for index in (0, 3))
     made = MixtureIterator(spec(), stores(), quota=only_first, interval=INTERVAL)
     made.post(1, only_last)
     domains = [np.unique(next(made)["domain"]).tolist() for _ in range(2 * INTERVAL)]
@@ -148,7 +159,7 @@ def with_lag(lag, steps, **options):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_lag_delays_every_version_by_exactly_so_many_steps(workers):
-    first, later = (np.asarray(to_quota(jnp.eye(4)[index])) for index in (0, 3))
+    first, later = (quota_of(np.eye(4)[index]) for index in (0, 3))
     made = MixtureIterator(spec(), stores(), quota=first, interval=INTERVAL, lag=4, workers=workers)
     made.post(1, later)
     made.post(2, first)
@@ -192,7 +203,7 @@ def limited(stop=False):
 
 
 def test_a_mixture_ends_where_a_domain_stops_it_and_says_which():
-    even = np.asarray(to_quota(jnp.full(4, 0.25)))
+    even = quota_of([0.25] * 4)
     made = MixtureIterator(limited(stop=True), stores(), quota=even, interval=100)
     batches = list(made)
     read = sum(int((batch["domain"] == 0).sum()) for batch in batches)
@@ -204,7 +215,7 @@ def test_a_mixture_ends_where_a_domain_stops_it_and_says_which():
 
 
 def test_a_mixture_without_weight_left_ends_and_says_so():
-    made = MixtureIterator(limited(), stores(), quota=np.asarray(to_quota(jnp.eye(4)[0])), interval=100)
+    made = MixtureIterator(limited(), stores(), quota=quota_of(np.eye(4)[0]), interval=100)
     assert len(list(made)) == 1
     end = made.ended()
     assert not end.intended

@@ -1,14 +1,12 @@
 import concurrent.futures
-import itertools
 import pickle
 import time
 
 import numpy as np
 import pytest
 
-from vtune_jax.data.mixture.gather import RowReader
 from vtune_jax.data.tokens.array_record import RecordTokens, write_records
-from vtune_jax.data.tokens.mapped import CHECK_BYTES, MappedTokens, TokenMap, checksums
+from vtune_jax.data.tokens.mapped import CHECK_BYTES, MappedTokens, checksums
 from vtune_jax.data.tokens.packing import PackedRows, best_fit, pieces
 from vtune_jax.data.tokens.rows import BlockRows, RowStore, TokenRows
 from vtune_jax.errors import UserError
@@ -112,9 +110,9 @@ def test_a_changed_byte_is_found_when_its_stretch_is_read_and_names_domain_file_
     array = tokens(3 * CHECK_BYTES // width).astype(f"<u{width}")
     source = mapped(tmp_path, array)
     path = source.file.path
-    held = bytearray(path.read_bytes())
-    held[CHECK_BYTES + 1234] ^= 1
-    path.write_bytes(held)
+    content = bytearray(path.read_bytes())
+    content[CHECK_BYTES + 1234] ^= 1
+    path.write_bytes(content)
     store = TokenRows(MappedTokens.open(path, array.dtype, name="manuals", checks=checksums(array)), LENGTH)
     assert store.read(np.array([0, 3], np.uint32))["tokens"].shape == (2, LENGTH + 1)
     per_row = LENGTH * width
@@ -157,34 +155,6 @@ def test_a_file_that_vanishes_is_waited_for_and_then_told(tmp_path, monkeypatch)
     source.patience = 0.1
     with pytest.raises(UserError, match="has shrunk from 10,000 to 100 bytes"):
         store.read(every_row(store))
-
-
-def test_domains_of_one_file_are_read_by_one_gather_and_told_apart(tmp_path):
-    array = tokens(3 * CHECK_BYTES)
-    path = tmp_path / "all.bin"
-    array.tofile(path)
-    file = TokenMap(path, array.dtype, checks=checksums(array))
-    cuts = [0, 70_000, 110_000, len(array)]
-    sections = [
-        MappedTokens(file, name=f"d{index}", first=first, count=last - first)
-        for index, (first, last) in enumerate(itertools.pairwise(cuts))
-    ]
-    shared = RowReader([TokenRows(section, LENGTH) for section in sections])
-    apart = RowReader([TokenRows(section.array, LENGTH) for section in sections])
-    rng = np.random.default_rng(0)
-    domain = rng.integers(0, 3, 500).astype(np.int32)
-    row = (rng.random(500) * np.array([len(store) for store in apart.stores])[domain]).astype(np.uint32)
-    np.testing.assert_array_equal(shared.read(domain, row)["tokens"], apart.read(domain, row)["tokens"])
-    assert shared.in_one_gather
-    assert not apart.in_one_gather
-    with pytest.raises(IndexError, match="a row past the end was asked for"):
-        shared.read(np.array([0], np.int32), np.array([70_000 // LENGTH], np.uint32))
-    array[90_000] ^= 1
-    array.tofile(path)
-    again = pickle.loads(pickle.dumps(shared))
-    with pytest.raises(UserError, match="domain 'd1' are damaged"):
-        again.read(np.array([1], np.int32), np.array([20_000 // LENGTH], np.uint32))
-    again.read(np.array([2], np.int32), np.array([2000], np.uint32))
 
 
 def test_damaged_and_lost_shards_are_told_with_their_records(tmp_path):
