@@ -14,14 +14,14 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["README.md", "BUILD.md"])
+@pytest.mark.parametrize("name", ["README.md", "BUILD.md", "vtune_jax/fits/README.md"])
 def test_examples_print_what_they_show(name):
     result = doctest.testfile(str(ROOT / name), module_relative=False)
     assert result.failed == 0
     assert result.attempted > 0
 
 
-@pytest.mark.parametrize("name", ["README.md", "BUILD.md", "experiments/LOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "BUILD.md", "experiments/LOG.md", "vtune_jax/fits/README.md"])
 def test_links_lead_somewhere(name):
     path = ROOT / name
     links = re.findall(r"\]\(([^)#]+)\)", path.read_text())

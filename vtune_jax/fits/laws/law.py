@@ -5,7 +5,7 @@ A law's own file holds all of it in one constant, `LAW`; see `fits/README.md`, "
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -56,6 +56,7 @@ class Optimum(NamedTuple):
         return cls(parameters, objective, sigma, delta, piece, status)
 
 
+@runtime_checkable
 class Fit(Protocol):
     """What every fit has beside its parameters; one entry per domain or replicate."""
 
@@ -106,6 +107,7 @@ class Band(NamedTuple):
     upper: Float[np.ndarray, "places domains"]
 
 
+@runtime_checkable
 class Estimate(Protocol):
     """What an estimator finds: fits, and predictions at the budget; per domain, nats per token.
 
