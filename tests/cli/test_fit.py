@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests.fits.test_chinchilla import FOLDER, planted
+from tests.fits.laws.test_chinchilla import FOLDER, planted
+from vtune_jax.cli import fit_answer as fitting
 from vtune_jax.cli import main as cli
 
 TOKENS = np.geomspace(1e6, 3.2e7, 8)
@@ -56,14 +57,16 @@ def test_order_and_repeated_lines_change_nothing(tmp_path, capsys):
     rows = [f"{t!r},{x!r}\n" for t, x in zip(TOKENS.tolist(), noisy.tolist(), strict=True)]
     outs = []
     for chosen in (rows, [rows[i] for i in rng.permutation(8)], [*rows, *rows[2:5]]):
-        outs.append(asked(capsys, table(tmp_path, "tokens,loss\n" + "".join(chosen)), "--predict", "1e8", "--json")[1])
+        path = table(tmp_path, "tokens,loss\n" + "".join(chosen))
+        outs.append(asked(capsys, path, "--predict", "1e8", "--json", "--no-plot")[1])
     assert outs[0] == outs[1] == outs[2]
 
 
 def test_domains_get_their_own_numbers(tmp_path, capsys):
     rows = "".join(f"{t!r},{x + 30 * t**-0.3!r},{d}\n" for d, x in (("a", 2), ("b", 1)) for t in TOKENS.tolist())
     path = table(tmp_path, f"tokens,loss,domain\n{rows}")
-    out = asked(capsys, path, "--predict", "1e8", "--json", "--initial", "a=5,b=4", "--current", "a=2")[1]
+    options = ("--predict", "1e8", "--json", "--no-plot", "--initial", "a=5,b=4", "--current", "a=2")
+    out = asked(capsys, path, *options)[1]
     domains = json.loads(out)["domains"]
     np.testing.assert_allclose([domains[name]["E"] for name in "ab"], [2, 1], rtol=1e-5)
     assert domains["a"]["verdicts"] == ["target not below current"]
@@ -74,9 +77,11 @@ def test_points_of_several_runs_are_no_neighbours(tmp_path, capsys):
     off = 0.01 * np.array([1, 1, -1, -1, 1, 1, -1, -1])
     losses = (2 + 30 * TOKENS**-0.3) * np.exp(off)
     rows = [f"{t!r},{x!r}" for t, x in zip(TOKENS.tolist(), losses.tolist(), strict=True)]
-    one = asked(capsys, table(tmp_path, "tokens,loss\n" + "\n".join(rows)), "--json", "--predict", "1e8")[1]
+    one = asked(capsys, table(tmp_path, "tokens,loss\n" + "\n".join(rows)), "--json", "--no-plot", "--predict", "1e8")[
+        1
+    ]
     text = "tokens,loss,run\n" + "\n".join(f"{row},{number}" for number, row in enumerate(rows, start=1))
-    several = asked(capsys, table(tmp_path, text), "--json", "--predict", "1e8")[1]
+    several = asked(capsys, table(tmp_path, text), "--json", "--no-plot", "--predict", "1e8")[1]
     one, several = (json.loads(out)["domains"]["all"]["diagnostics"] for out in (one, several))
     assert one["autocorrelation"] > 0.1
     assert several["autocorrelation"] is None
@@ -104,7 +109,7 @@ def test_units_that_are_no_tokens_are_warned_of(tmp_path, capsys):
         (None, ("--initial", "much"), "--initial is no number: 'much'"),
         (None, ("--level", "2"), "level must lie in"),
         (None, ("--plot", "/nowhere/at/all.png"), "cannot write the picture /nowhere/at/all.png"),
-        (None, ("--drop-worst", "9"), "of which 9 are to go"),
+        (None, ("--drop-worst", "9"), "of which 9 are to be left out"),
         (None, ("--drop-worst", "-3"), "must not be negative"),
         (None, ("--drop-head", "1.7"), "--drop-head is no whole number: '1.7'"),
         (None, ("--drop-head", "inf"), "--drop-head is no whole number"),
@@ -132,7 +137,7 @@ def test_a_reader_who_has_had_enough_is_no_error(tmp_path):
 
 
 def test_a_cache_that_cannot_be_written_is_nothing_to_speak_of(tmp_path):
-    command = [sys.executable, "-m", "vtune_jax", "fit", table(tmp_path), "--no-plot"]
+    command = [sys.executable, "-m", "vtune_jax", "fit", table(tmp_path), "--no-plot", "--drop-head", "0"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "points.csv")  # no folder
     found = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -141,7 +146,7 @@ def test_a_cache_that_cannot_be_written_is_nothing_to_speak_of(tmp_path):
 
 
 def test_without_a_picture_nothing_is_computed_for_one(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("vtune_jax.fits.estimate._band_places", lambda *_: pytest.fail("a band is for a picture"))
+    monkeypatch.setattr("vtune_jax.fits.curves._band_places", lambda *_: pytest.fail("a band is for a picture"))
     assert asked(capsys, table(tmp_path), "--no-plot", "--predict", "1e8")[0] == 0
 
 
@@ -208,7 +213,7 @@ def test_mistakes_under_the_law_over_sizes_are_one_line(tmp_path, capsys, argume
 def test_one_model_size_says_nothing_of_another(tmp_path, capsys):
     rows = "".join(f"1e8,{t!r},{2 + 30 * t**-0.3!r}\n" for t in TOKENS.tolist())
     path = table(tmp_path, f"params,tokens,loss\n{rows}")
-    options = ("--law", "LND", "--json", "--no-plot", "--predict", "1e8", "--params", "1e9", "--replicates", "20")
+    options = ("--law", "LND", "--json", "--no-plot", "--predict", "1e8", "--params", "1e9", "--replicates", "50")
     of = json.loads(asked(capsys, path, *options)[1])["domains"]["all"]
     assert of["verdicts"] == ["under-determined", "too wide for a velocity"]
     assert "1 model size cannot tell" in of["advice"][0]
@@ -234,12 +239,20 @@ def test_chinchillas_figure_by_the_command(tmp_path, capsys):
 
 
 def test_the_law_with_annealing_takes_areas(tmp_path, capsys):
-    forward, annealed = np.geomspace(5, 100, 10), np.linspace(0, 9, 10)
+    forward, annealed = np.geomspace(5, 100, 24), np.linspace(0, 9, 24)
     losses = 2 + 5 * forward**-0.4 - 0.01 * annealed
     rows = "".join(
         f"{a!r},{b!r},{x!r}\n" for a, b, x in zip(*(c.tolist() for c in (forward, annealed, losses)), strict=True)
     )
     path = table(tmp_path, f"forward_area,annealed_area,loss\n{rows}")
-    of = json.loads(asked(capsys, path, "--law", "LRA", "--json")[1])["domains"]["all"]
+    of = json.loads(asked(capsys, path, "--law", "LRA", "--json", "--no-plot")[1])["domains"]["all"]
     np.testing.assert_allclose([of["E"], of["alpha"], of["C"]], [2, 0.4, 0.01], rtol=1e-4)
     assert "needs tokens" in asked(capsys, path, "--law", "LRA", "--predict", "5")[2]
+
+
+def test_the_users_own_compilation_cache_is_respected(monkeypatch):
+    import jax
+
+    before = jax.config.values["jax_compilation_cache_dir"]
+    fitting.keep_compiled()
+    assert jax.config.values["jax_compilation_cache_dir"] == before

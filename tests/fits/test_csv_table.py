@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vtune_jax.errors import UserError
-from vtune_jax.fits.csv_table import read_curves
+from vtune_jax.fits.csv_table import read_table
+from vtune_jax.fits.laws.power_law import LAW
 
 GOOD = "Tokens, LOSS ,domain,note\n1e6,3.0,code,a\n2e6,2.5,code,b\n4e6,2.2,code,c\n1e6,4.0,papers,\n3e6,3.5,papers,\n"
 
@@ -16,35 +17,35 @@ def written(tmp_path, text):
 
 
 def test_columns_are_found_whatever_their_case_and_order(tmp_path):
-    table = read_curves(written(tmp_path, GOOD))
+    table = read_table(written(tmp_path, GOOD))
     assert table.names == ("code", "papers")
     np.testing.assert_array_equal(table.losses[:, 0], [3.0, 2.5, 2.2])
     np.testing.assert_array_equal(table.losses[:, 1], [4.0, 3.5, np.nan])
-    assert table.tokens[:2, 1].tolist() == [1e6, 3e6]
-    assert (table.tokens > 0).all()
+    assert table.columns["tokens"][:2, 1].tolist() == [1e6, 3e6]
+    assert (table.columns["tokens"] > 0).all()
 
 
 def test_lines_without_a_number_are_left_out_by_name(tmp_path):
-    table = read_curves(written(tmp_path, GOOD + "5e6,nan,code,\n6e6,,papers,\n\n"))
+    table = read_table(written(tmp_path, GOOD + "5e6,nan,code,\n6e6,,papers,\n\n"))
     assert table.losses.shape == (3, 2)
     assert table.notes[0].endswith("without a number in every column: lines 7, 8")
 
 
 def test_the_worst_losses_and_their_equals_are_left_out(tmp_path):
     text = "tokens,loss\n1,5\n2,4\n3,4\n4,3\n5,2\n"
-    assert read_curves(written(tmp_path, text), drop_worst=2).losses[:, 0].tolist() == [3, 2]
+    assert read_table(written(tmp_path, text), drop_worst=2).losses[:, 0].tolist() == [3, 2]
 
 
 def test_runs_are_labels(tmp_path):
-    table = read_curves(written(tmp_path, "tokens,loss,run\n1,5,r0\n2,4,r0\n1,4.5,0\n2,3,\n"))
+    table = read_table(written(tmp_path, "tokens,loss,run\n1,5,r0\n2,4,r0\n1,4.5,0\n2,3,\n"))
     assert table.runs[:, 0].tolist() == [0, 0, 1, 2]
-    assert table.others == {}
-    assert read_curves(written(tmp_path, GOOD)).runs is None
+    assert set(table.columns) == {"tokens"}
+    assert read_table(written(tmp_path, GOOD)).runs is None
 
 
 def test_domains_are_taken_in_the_order_that_is_asked_for(tmp_path):
-    assert read_curves(written(tmp_path, GOOD), names=("papers", "code")).losses[0].tolist() == [4.0, 3.0]
-    one = read_curves(written(tmp_path, "tokens,loss\n1,5\n2,4\n3,4\n"), names=("code",))
+    assert read_table(written(tmp_path, GOOD), names=("papers", "code")).losses[0].tolist() == [4.0, 3.0]
+    one = read_table(written(tmp_path, "tokens,loss\n1,5\n2,4\n3,4\n"), names=("code",))
     assert one.names == ("code",)
 
 
@@ -65,17 +66,24 @@ def test_domains_are_taken_in_the_order_that_is_asked_for(tmp_path):
         (GOOD, {"drop_worst": -1}, "must not be negative, got -1"),
         ("tokens,loss,Loss\n1,2,3\n", {}, "more than one column 'loss'"),
         ('tokens,loss\n1,"' + "2" * 200_000, {}, "is no CSV file"),
-        (GOOD, {"drop_worst": 2}, "domain 'papers' has 2 points, of which 2 are to go"),
+        (GOOD, {"drop_worst": 2}, "domain 'papers' has 2 points, of which 2 are to be left out"),
     ],
 )
 def test_tables_that_cannot_be_used_are_refused(tmp_path, text, options, message):
     with pytest.raises(UserError, match=message):
-        read_curves(written(tmp_path, text), **options)
+        read_table(written(tmp_path, text), **options)
+
+
+def test_a_table_with_too_few_points_for_a_law_is_refused_by_domain(tmp_path):
+    few = read_table(written(tmp_path, GOOD))
+    with pytest.raises(ValueError, match="at least 3 points in domain 'papers', got 2"):
+        few.assert_fittable(LAW)
+    read_table(written(tmp_path, GOOD + "4e6,3.4,papers,\n")).assert_fittable(LAW)
 
 
 def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot read"):
-        read_curves(tmp_path / "nowhere.csv")
+        read_table(tmp_path / "nowhere.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8"):
-        read_curves(tmp_path / "binary.csv")
+        read_table(tmp_path / "binary.csv")

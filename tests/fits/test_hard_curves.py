@@ -26,7 +26,11 @@ KINDS = (
 
 
 def curve(kind, rng):
-    count, decades = int(rng.integers(5, 31)), 0.5 if kind == "half a decade" else rng.uniform(0.5, 2)
+    # Up to 8 points, and 17 to 20, are one compiled program each.
+    count, decades = (
+        int(rng.choice([5, 6, 7, 8, 17, 18, 19, 20])),
+        0.5 if kind == "half a decade" else rng.uniform(0.5, 2),
+    )
     noise = {"exact": 0.0, "flat": 0.0, "loud": 0.05}.get(kind, rng.choice([0.001, 0.003, 0.01, 0.02]))
     irreducible, beta, height = rng.uniform(1, 3), rng.uniform(0.1, 1.2), rng.uniform(0.3, 2)
     if kind == "pure power law":
