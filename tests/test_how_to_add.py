@@ -30,12 +30,14 @@ ADDED = {
 
 PROGRAM = """
 import json
+from pathlib import Path
+
 import numpy as np
 from vtune_jax import fits, rules
 from vtune_jax.experiment.config import load
 from vtune_jax.models import build
 
-config = load("CONFIG")
+config = load(Path("CONFIG"))
 model = build(config.model, 7)
 params = model.init(0)
 nats, counted = model.losses(params, {"tokens": np.array([[1, 2, 3]])})
@@ -45,7 +47,7 @@ tokens = np.array([1e3, 2e3, 4e3, 8e3])
 print(json.dumps({
     "rules": [method.name for method in rules.METHODS],
     "weights": rules.Mixer(config.arms[0].method, [0.5, 0.5]).update(1, heldout=[3.0, 1.0]).tolist(),
-    "laws": [law.name for law in fits.known_laws()],
+    "laws": list(fits.known_laws()),
     "model": [float(value) for value in np.asarray(nats)[0]],
     "by_hand": by_hand,
 }))

@@ -27,7 +27,7 @@ PUBLISHED = Published(
     place=120,
     departures=(
         "K is a shift of t on the simplex and is not fitted apart",
-        "damped Gauss-Newton from ten starts where the original draws thousands for L-BFGS",
+        "scipy's least squares from ten starts where the original draws thousands for L-BFGS",
         "the minimum is found by a convex solver with a small divergence penalty, not on a grid of powers of two",
         "laws of model size and of steps are left out: the runs predict their own length",
     ),
