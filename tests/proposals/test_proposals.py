@@ -121,9 +121,9 @@ def test_the_proposal_is_the_minimum_that_a_general_optimiser_finds(seed, capped
     ],
 )
 def test_impossible_proposals_are_refused(options, message):
-    given = {"t": np.eye(2), "prior": np.array([0.5, 0.5]), **options}
+    problem = {"t": np.eye(2), "prior": np.array([0.5, 0.5]), **options}
     with pytest.raises(ValueError, match=message):
-        propose_mixture(given.pop("t"), given.pop("prior"), **given)
+        propose_mixture(**problem)
 
 
 def test_random_mixtures_are_different_rounded_and_not_far_above_the_prior():

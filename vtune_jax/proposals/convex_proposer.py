@@ -17,11 +17,11 @@ _STEPS = 20_000
 
 
 class Proposal(NamedTuple):
-    """The solution and how far it is from one."""
+    """The solution, and how nearly it is optimal."""
 
     weights: Float[np.ndarray, " domains"]
     objective: float
-    residual: float  # largest change of a weight by another proximal step of length one
+    residual: float  # largest change of a weight that another proximal step of length one would make; 0 at the optimum
     steps: int
 
 
@@ -37,17 +37,18 @@ def propose_mixture(
     """Minimises `sum_i a_i exp(t_i . x) + lambda KL(x || prior)` over the simplex, with `x <= caps`.
 
     The problem is convex and its solution unique for a positive penalty; without active caps it obeys
-    `x` proportional to `prior exp(-(1 / lambda) sum_i a_i exp(t_i . x) t_i)`. Solved by proximal mirror descent with
-    steps that grow while the objective allows it: each is one exponentiated gradient step drawn towards the prior, then
-    the projection onto the caps in relative entropy, which together minimise the linearised problem exactly.
+    `x` proportional to `prior exp(-(1 / lambda) sum_i a_i exp(t_i . x) t_i)`. It is solved by proximal mirror descent,
+    whose steps grow while the objective allows it. Each step is an exponentiated gradient step drawn towards the prior,
+    then the projection onto the caps in relative entropy; together they minimise the linearised problem exactly.
 
     Args:
         t: exponents of each task's law, with log K in it; [tasks, domains].
-        prior: on the simplex; a domain of weight zero stays out.
-        task_weights: a, positive; equal with sum one if None.
-        divergence_penalty: lambda >= 0 in units of loss; at 0 the solution may not be unique and is found slowly.
-        caps: largest weights, with a sum of at least one.
-        tolerance: of the residual.
+        prior: on the simplex; a domain of weight zero keeps that weight.
+        task_weights: a, positive; None: equal weights with sum one.
+        divergence_penalty: lambda >= 0 in nats of loss per nat of divergence; at 0 the solution may not be unique and
+            is found slowly.
+        caps: largest weights, with a sum of at least one; None: no caps.
+        tolerance: residual at which the search ends.
 
     Raises:
         ValueError: shapes that do not fit, a prior off the simplex, a negative penalty, caps that leave no mixture.

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 STRENGTHS = np.logspace(np.log10(0.1), np.log10(5.0), 15)
-"""Of the Dirichlet distributions that mixtures are drawn from."""
+"""Concentrations s of the Dirichlet distributions that mixtures are drawn from."""
 GRAIN = 2e-4
-"""Weights are multiples of it."""
+"""Weights are rounded to its multiples; smaller weights become zero."""
 _MOST_TIMES_PRIOR = 15.0
 _TRIES = 1000
 
@@ -20,14 +20,15 @@ def random_mixtures(
 ) -> Float[np.ndarray, "count domains"]:
     """Different mixtures around a flattened prior.
 
-    `Dirichlet(s q)` with q proportional to `prior^power` and s one of fifteen strengths, drawn anew for each; none with
-    a weight above fifteen times q's; weights below 2e-4 become zero, all are rounded to multiples of 2e-4.
+    Each is drawn from `Dirichlet(s q)` with q proportional to `prior^power` and s one of fifteen strengths, drawn anew
+    for each mixture. A mixture with a weight above fifteen times that of q is drawn again. Weights are rounded to
+    multiples of 2e-4; smaller weights become zero.
 
     Args:
         prior: on the simplex.
-        count: of mixtures.
-        rng: of the draws.
-        power: 1 keeps the prior, 0 is uniform.
+        count: number of mixtures.
+        rng: source of the draws.
+        power: 1 keeps the prior, 0 makes it uniform.
 
     Raises:
         ValueError: a prior off the simplex, or so few possible mixtures that `count` different ones are not found.

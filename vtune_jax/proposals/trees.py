@@ -15,7 +15,7 @@ from vtune_jax.errors import UserError
 Ties = Literal["all", "some"]
 Predict = Callable[[np.ndarray], np.ndarray]
 SETTINGS = {"objective": "regression", "learning_rate": 0.01, "seed": 42, "metric": ["l1", "l2"], "verbosity": -1}
-"""Of LightGBM, as in the original."""
+"""Settings of LightGBM, as in the original."""
 
 
 def fit_trees(
@@ -26,15 +26,15 @@ def fit_trees(
     trees: int = 1000,
     **settings: Any,
 ) -> tuple[Predict, int]:
-    """Boosted trees from mixtures to one loss, stopped when three more do not help on the validation runs.
+    """Boosted trees from mixtures to one loss; growing stops when three more trees do not help on the validation runs.
 
     Args:
         mixtures: of the runs.
-        losses: at their ends.
-        validation: mixtures and losses that are not fitted; the original takes its test runs, so that the score it
+        losses: at the ends of the runs.
+        validation: mixtures and losses that are not fitted. The original takes its test runs, so that the score it
             reports for them is too good. None: all trees are grown.
-        trees: most trees.
-        settings: of LightGBM beside `SETTINGS`.
+        trees: largest number of trees.
+        settings: further settings of LightGBM, beside `SETTINGS`.
 
     Returns:
         the prediction as a function of mixtures, and the number of trees.
@@ -53,7 +53,7 @@ def fit_trees(
         options = {"valid_sets": [lightgbm.Dataset(*validation, reference=data)], "callbacks": [stop]}
     model = lightgbm.train({**SETTINGS, **settings}, data, num_boost_round=trees, **options)
     best = model.best_iteration or trees
-    return lambda wanted: np.asarray(model.predict(wanted, num_iteration=model.best_iteration)), best
+    return lambda rows: np.asarray(model.predict(rows, num_iteration=model.best_iteration)), best
 
 
 def search_by_simulation(
@@ -62,12 +62,12 @@ def search_by_simulation(
     """The mean of the mixtures with the lowest predictions, and all predictions.
 
     Args:
-        predict: of one loss.
-        draws: mixtures to look among.
-        best: how many are averaged.
-        ties: trees predict the same for thousands of mixtures. "all" averages every mixture that is as good as the last
-            of the best; "some" takes whichever numpy's unstable sort puts first, as the original does, which may differ
-            between processors.
+        predict: the prediction of one loss.
+        draws: mixtures to choose from.
+        best: number of mixtures to average.
+        ties: trees predict the same loss for thousands of mixtures. "all" averages every mixture that is as good as the
+            last of the best; "some" takes those that numpy's unstable sort puts first, as the original does, which may
+            differ between processors.
     """
     predicted = predict(draws)
     if ties == "some":

@@ -35,15 +35,15 @@ def save_curves(
     Args:
         path: of the picture.
         names: of the domains.
-        tokens: of each point.
-        losses: NaN where there is no point.
-        along: where the prediction is drawn.
+        tokens: abscissa of each point, [domains][points].
+        losses: [domains][points], NaN where there is no point.
+        along: abscissae of the prediction.
         middle: the prediction, [domains][places].
-        lower: of the interval.
-        upper: of the interval.
-        target: tokens of the prediction asked for; drawn at the end of `along`.
+        lower: of the interval, likewise.
+        upper: of the interval, likewise.
+        target: abscissa of the target, the end of `along`; None: no target is drawn.
         level: of the interval.
-        abscissa: what the points are drawn over.
+        abscissa: name of the horizontal axis.
     """
     figure, panels = _panels(len(names))
     for place, (name, axes) in enumerate(zip(names, panels, strict=True)):
@@ -55,9 +55,10 @@ def save_curves(
             if all(math.isfinite(bar[0]) for bar in bars):
                 axes.errorbar([along[-1]], [middle[place][-1]], yerr=bars, color=COLOURS[2], capsize=4)
             axes.plot([along[-1]], [middle[place][-1]], "D", color=COLOURS[2], ms=6, label="target")
-        seen = [loss for loss in losses[place] if math.isfinite(loss)]
-        room = 0.25 * (max(seen) - min(min(seen), min(middle[place])))
-        axes.set_ylim(min(min(seen), min(middle[place])) - room, max(seen) + room or None)
+        measured = [loss for loss in losses[place] if math.isfinite(loss)]
+        lowest, highest = min(*measured, *middle[place]), max(measured)
+        margin = 0.25 * (highest - lowest)
+        axes.set_ylim(lowest - margin, highest + margin or None)
         axes.set(xscale="log", title=name, xlabel=abscissa)
     panels[0].set_ylabel("nats per token")
     panels[0].legend(fontsize=8, frameon=False)
@@ -65,11 +66,11 @@ def save_curves(
 
 
 def save_residuals(path: Path, *, names: Sequence[str], predicted: Rows, losses: Rows) -> None:
-    """One panel per domain: how far each measured loss lies from the fitted one, in per cent."""
+    """One panel per domain: by how many per cent each measured loss differs from the fitted loss."""
     figure, panels = _panels(len(names))
     for place, (name, axes) in enumerate(zip(names, panels, strict=True)):
-        off = [100 * (loss / fit - 1) for loss, fit in zip(losses[place], predicted[place], strict=True)]
-        axes.plot(predicted[place], off, "o", color=COLOURS[0], ms=4, alpha=0.7)
+        excess = [100 * (loss / fit - 1) for loss, fit in zip(losses[place], predicted[place], strict=True)]
+        axes.plot(predicted[place], excess, "o", color=COLOURS[0], ms=4, alpha=0.7)
         axes.axhline(0, color="#333333", lw=0.8)
         axes.set(title=name, xlabel="fitted loss, nats per token")
     panels[0].set_ylabel("measured over fitted, %")

@@ -124,6 +124,6 @@ def test_written_derivatives_equal_automatic_ones(form, rows):
 
 
 def test_the_examples_run():
-    outcome = doctest.testmod(annealing)
-    assert outcome.attempted >= 3
-    assert outcome.failed == 0
+    examples = doctest.testmod(annealing)
+    assert examples.attempted >= 3
+    assert examples.failed == 0

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import vtune_jax.fits
-from vtune_jax.fits.laws.power_law import Face, fit_loss_curves, predict
+from vtune_jax.fits.laws.curve import Face
+from vtune_jax.fits.laws.power_law import fit_loss_curves, predict
 
 
 def planted(rng, domains, tokens):
@@ -98,6 +99,6 @@ def test_impossible_points_are_refused(tokens, losses, message):
 
 
 def test_the_example_in_the_package_runs():
-    outcome = doctest.testmod(vtune_jax.fits)
-    assert outcome.attempted >= 7
-    assert outcome.failed == 0
+    examples = doctest.testmod(vtune_jax.fits)
+    assert examples.attempted >= 7
+    assert examples.failed == 0

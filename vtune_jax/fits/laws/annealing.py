@@ -127,7 +127,7 @@ def _pure_derivatives(
 
 
 def _project(points: Points, b: Array, delta: Array) -> Float[Array, "4 lanes"]:
-    """The best (c, s, k) for a given b: least squares with coefficients that are not negative, reweighted."""
+    """The best (c, s, k) for a fixed b: least squares with coefficients that are not negative, reweighted."""
     t, q = points.inputs
     loss, b = jnp.exp(points.log_loss), jnp.broadcast_to(b, points.weight.shape[1:])
     terms = jnp.stack([jnp.ones_like(t * b), jnp.exp(-b * t), -q + 0.0 * b])

@@ -6,8 +6,8 @@
     log L(t, q) = c + log(1 - s psi(t; b) - k q),    0 <= s <= b,    0 <= k
 
 c is the log loss at the geometric mean of x with q = 0, and s minus the log-log slope there. All are of order one,
-nearly uncorrelated and independent of the unit of x; `E >= 0` and `A >= 0` are exactly `0 <= s <= b`, with `s = b` the
-pure power law and `s = 0` the flat curve, whereas (log E, log A, beta) sends both faces to infinity. The posterior, the
+nearly uncorrelated and independent of the unit of x. `E >= 0` and `A >= 0` are exactly `0 <= s <= b`: the pure power
+law is `s = b` and the flat curve `s = 0`, which in (log E, log A, beta) would both lie at infinity. The posterior, the
 warm-up heads and the diagnostics of curves work on any law of this family.
 """
 
@@ -92,7 +92,7 @@ def along_beta(
     width every few points make a minimum of their own, and minima may lie closer together than the nodes of one grid.
 
     Args:
-        project: (points, b, delta) -> the best parameters for a given b.
+        project: (points, b, delta) -> the best parameters for a fixed b.
         log_model: of these parameters.
     """
 

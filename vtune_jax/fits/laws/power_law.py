@@ -48,7 +48,7 @@ def log_model(parameters: Float[Array, "3 ..."], inputs: Float[Array, "1 points 
 
 
 def project(points: Points, b: Float[Array, "..."], delta: Float[Array, "..."]) -> Float[Array, "3 ..."]:
-    """The best (c, s) for a given b, by reweighted least squares within `0 <= s <= b`."""
+    """The best (c, s) for a fixed b, by reweighted least squares within `0 <= s <= b`."""
     loss, shape = jnp.exp(points.log_loss), psi(points.inputs[0], b)
     pure = 1 - b * shape
     tiny = jnp.finfo(loss.dtype).tiny
