@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -49,7 +50,7 @@ class JoinedFile:
             self.tokens += len(content) // self.dtype.itemsize
         return first, digest.hexdigest()
 
-    def __enter__(self) -> "JoinedFile":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
