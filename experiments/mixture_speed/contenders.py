@@ -45,9 +45,8 @@ def _moving(iterator, batch: int) -> Iterator[np.ndarray]:  # type: ignore[no-un
 
 def ours(folder: Path, length: int, batch: int, **options: object) -> Iterator[np.ndarray]:
     """All domains in one file, as `vtune-jax prepare` writes them."""
-    from vtune_jax.data.mixture.on_host import MixtureIterator
-    from vtune_jax.data.tokens.mapped import MappedTokens, TokenMap
-    from vtune_jax.data.tokens.rows import TokenRows
+    from vtune_jax.data import MappedTokens, MixtureIterator, TokenRows
+    from vtune_jax.data.tokens.mapped import TokenMap
 
     file, each = TokenMap(folder / "all.bin", np.dtype(np.uint16)), len(files(folder)[0])
     stores = [
@@ -57,8 +56,7 @@ def ours(folder: Path, length: int, batch: int, **options: object) -> Iterator[n
 
 
 def ours_file_per_domain(folder: Path, length: int, batch: int) -> Iterator[np.ndarray]:
-    from vtune_jax.data.mixture.on_host import MixtureIterator
-    from vtune_jax.data.tokens.rows import TokenRows
+    from vtune_jax.data import MixtureIterator, TokenRows
 
     stores = [TokenRows(array, length, name=str(index)) for index, array in enumerate(files(folder))]
     yield from _moving(MixtureIterator.from_stores(stores, WEIGHTS, batch=batch, interval=INTERVAL), batch)
@@ -70,9 +68,7 @@ def ours_thread(folder: Path, length: int, batch: int) -> Iterator[np.ndarray]:
 
 def ours_records(folder: Path, length: int, batch: int) -> Iterator[np.ndarray]:
     """ArrayRecord shards, 32,768 tokens to a record, read in blocks of half a million tokens."""
-    from vtune_jax.data.mixture.on_host import MixtureIterator
-    from vtune_jax.data.tokens.array_record import RecordTokens
-    from vtune_jax.data.tokens.rows import BlockRows
+    from vtune_jax.data import BlockRows, MixtureIterator, RecordTokens
 
     counts = [len(array) for array in files(folder)]
     stores = [
@@ -139,7 +135,7 @@ def _hf(folder: Path, length: int) -> list:  # type: ignore[type-arg]
 
     found = []
     for array in files(folder):
-        # A tenth: the map form's indices are precomputed, which takes long and is not measured.
+        # A tenth of the tokens: the map form computes its indices before the measured time, which would take long.
         values = pa.array(array[: len(array) // 10 // length * length])
         rows = pa.FixedSizeListArray.from_arrays(values, length)
         found.append(Dataset(InMemoryTable(pa.table({"tokens": rows}))))
@@ -161,13 +157,13 @@ def mosaicml(folder: Path, length: int, batch: int) -> Iterator[np.ndarray]:
                     writer.write({"tokens": row})
         streams.append(Stream(local=str(out), proportion=WEIGHTS[index]))
     dataset = StreamingDataset(streams=streams, shuffle=True, batch_size=batch, epoch_size=1_000_000)
-    held: list[np.ndarray] = []
+    samples: list[np.ndarray] = []
     while True:
         for sample in dataset:
-            held.append(sample["tokens"])
-            if len(held) == batch:
-                yield np.stack(held)
-                held = []
+            samples.append(sample["tokens"])
+            if len(samples) == batch:
+                yield np.stack(samples)
+                samples = []
 
 
 def _device(folder: Path, length: int, batch: int, planned: bool) -> Iterator[np.ndarray]:
@@ -185,7 +181,7 @@ def _device(folder: Path, length: int, batch: int, planned: bool) -> Iterator[np
     quota = jnp.asarray(np.array([7549747, 5033165, 3355443, 838861], np.uint32))
     tokens, total = table.rows["tokens"], sum(map(len, stores))
 
-    # What is drawn is summed, as training would use it: else the compiler would drop the gather.
+    # Without the sum, which stands for training, the compiler would leave the gather out.
     @jax.jit
     def ours(carry):  # type: ignore[no-untyped-def]
         step, cursor, seen = carry
@@ -262,7 +258,7 @@ def main() -> None:
             tokens += next(batches).size
         print(json.dumps([tokens, time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
     sys.stdout.flush()
-    # Peers leave threads behind that wait for ever.
+    # Threads of some peers never end.
     import os
 
     os._exit(0)

@@ -147,10 +147,10 @@ def write() -> None:
     ]
     header = ["ms that a batch is waited for", "first under new weights", "worst", "others", "worst"]
     replace_block(ROOT / "experiments" / "README.md", "mixture waits", markdown(header, rows))
-    held = record["memory"]
+    used = record["memory"]
     text = (
-        f"Reading {held['read']:,.0f} MB at random from four domains of {held['files'] / 4:,.0f} MB: resident memory "
-        f"grows by at most {held['growth']:.0f} MB."
+        f"Reading {used['read']:,.0f} MB at random from four domains of {used['files'] / 4:,.0f} MB: resident memory "
+        f"grows by at most {used['growth']:.0f} MB."
     )
     replace_block(ROOT / "experiments" / "README.md", "mixture memory", text)
 

@@ -67,6 +67,7 @@ def test_preparing_twice_gives_the_same_manifest(tmp_path):
     config = corpus(tmp_path)
     manifests = [prepared(config, tmp_path / name).manifest for name in ("one", "two")]
     assert manifests[0] == manifests[1]
+    assert manifests[0].as_json() == json.loads((tmp_path / "one" / "manifest.json").read_text())
 
 
 def test_duplicates_are_kept_once_and_counted(tmp_path):
@@ -132,8 +133,12 @@ def damage(out, kind):
     elif kind == "changed":
         path = out.folder / "train.bin"
         path.write_bytes(path.read_bytes()[:-2] + b"\1\0")
-    else:
+    elif kind == "manifest":
         (out.folder / "manifest.json").unlink()
+    else:
+        path = out.folder / "manifest.json"
+        changes = {"cut": ("}", ""), "renamed": ("vocab_size", "words"), "older": ('version": 2', 'version": 1')}
+        path.write_text(path.read_text().replace(*changes[kind]))
 
 
 @pytest.mark.parametrize(
@@ -143,6 +148,9 @@ def damage(out, kind):
         ("short", r"train.bin has \d+ bytes, the manifest says"),
         ("changed", "are damaged: .*train.bin, bytes 0 to"),
         ("manifest", "holds no prepared corpus"),
+        ("cut", "manifest.json is damaged"),
+        ("renamed", "manifest.json is damaged"),
+        ("older", "was prepared by another version"),
     ],
 )
 def test_files_that_are_not_the_manifests_are_refused(tmp_path, kind, message):
