@@ -15,17 +15,23 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         description="Fits a scaling law to a CSV file with columns tokens, loss and, if wanted, domain, params, run.",
         epilog="example: vtune-jax fit points.csv --predict 1e9 --initial 3.2",
     )
-    fit.add_argument("points", type=Path, help="CSV file; LND needs params too, LRA two areas; run: any label")
-    fit.add_argument("--law", default="LD", help="LD: E + B/D^beta (default); LND: with A/N^alpha; LRA: with annealing")
+    fit.add_argument("points", type=Path, help="CSV file; a law needs its own columns; run: any label")
+    fit.add_argument(
+        "--law", default="LD", help="name of the law (default: LD, E + B/D^beta); any other word lists them"
+    )
     fit.add_argument("--predict", type=float, metavar="D", help="tokens to predict the loss at")
-    fit.add_argument("--params", type=float, metavar="N", help="model size to predict it for, under LND")
+    fit.add_argument(
+        "--params", type=float, metavar="N", help="model size to predict it for, under laws over model sizes"
+    )
     fit.add_argument("--initial", metavar="LOSS", help="loss before training, or DOMAIN=LOSS,...")
     fit.add_argument("--current", metavar="LOSS", help="loss of today, or DOMAIN=LOSS,...")
     fit.add_argument("--delta", default="1e-3", help='Huber width on log losses, or "auto" (default: 1e-3, published)')
     fit.add_argument("--drop-worst", type=int, default=0, metavar="n", help="leave out the n largest losses")
     fit.add_argument("--drop-head", default="auto", metavar="n", help="leave out the n first points (default: auto)")
     fit.add_argument("--level", type=float, default=0.95, help="of the intervals (default: 0.95)")
-    fit.add_argument("--replicates", type=int, metavar="n", help="of the bootstrap under LND (default: 1000)")
+    fit.add_argument(
+        "--replicates", type=int, metavar="n", help="of the bootstrap, under laws that use it (default: 1000)"
+    )
     fit.add_argument("--share-beta", action="store_true", help="a prior of beta that the domains have in common")
     fit.add_argument("--plot", type=Path, metavar="PNG", help="where the picture goes (default: beside the points)")
     fit.add_argument("--no-plot", action="store_true", help="no picture")

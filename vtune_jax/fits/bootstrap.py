@@ -42,7 +42,7 @@ def bootstrap_predictions(
         curves: fitted, of at least three points each.
         budget: where to read the law off.
         replicates: per domain.
-        seed: of the draws; domains with equally many points draw alike.
+        seed: of the draws, which are the same for all domains with equally many points.
     """
     domains, law = curves.domains, curves.law
     times = {int(n): _times_drawn(int(n), replicates, seed) for n in np.unique(curves.present.sum(axis=0))}

@@ -81,7 +81,7 @@ class TargetEstimate(NamedTuple):
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """That of the worst verdict."""
+        """The advice of the worst verdict."""
         return tuple(domain[0].advice for domain in self.judgements)
 
     def predict(self, budget: Budget) -> Float[np.ndarray, " domains"]:
@@ -160,7 +160,7 @@ def estimate_curves(
     seed: int = 0,
     band: bool = False,
 ) -> TargetEstimate:
-    """Predicts each domain's loss at a budget from its losses along a curve; `estimate_targets` has the arguments.
+    """Predicts each domain's loss at a budget from its losses along a curve; see `estimate_targets`.
 
     Args:
         law: of the family in `laws.curve`.
@@ -168,19 +168,19 @@ def estimate_curves(
         losses: [points, domains]; NaN leaves a point out.
         budget: one value per column; None: only the law is wanted, targets are NaN.
         exponent_prior: median of the exponent, and standard deviation of its logarithm.
-        initial_losses: see `estimate_targets`, like all that follow.
-        current_losses: of the model as it is.
-        runs: of the points.
+        initial_losses: of the base model, [domains]; None: unknown.
+        current_losses: of the model as it is, [domains]; None: unknown.
+        runs: which run each point comes from.
         level: of the interval.
-        method: of the interval.
-        delta: Huber width.
-        drop_head: points left out.
-        share_beta: a prior from all domains.
-        model_error_per_decade: of the law.
-        min_gap: of a usable target, nats.
+        method: "posterior" or "bootstrap".
+        delta: Huber width on log residuals.
+        drop_head: points left out at the beginning of every curve.
+        share_beta: takes the prior from all domains together.
+        model_error_per_decade: of the law, in log loss.
+        min_gap: nats that a usable target must lie below the initial loss.
         replicates: of the bootstrap.
         seed: of the bootstrap.
-        band: for a picture.
+        band: also evaluates the prediction for a picture.
 
     Raises:
         ValueError: as `fit_law`, a level outside (0, 1), or a budget that is not positive.

@@ -71,7 +71,7 @@ class ResampledEstimate(NamedTuple):
         return {**self.counts[domain], "sigma": float(self.fit.sigma[domain])}
 
     def parameter_interval(self, domain: int, name: str) -> tuple[float, float]:
-        """Of a shown parameter."""
+        """Percentiles of a shown parameter over the replicates."""
         return interval(getattr(self.replicates[domain], name), self.level, determined=self.determined[domain])
 
     def parameter_error(self, domain: int, name: str) -> float | None:

@@ -105,12 +105,12 @@ class ChinchillaFit(NamedTuple):
 
     @property
     def A(self) -> Float[np.ndarray, " fits"]:
-        """Of the term in N."""
+        """Factor of the term in N."""
         return np.asarray(np.exp(self.log_A))
 
     @property
     def B(self) -> Float[np.ndarray, " fits"]:
-        """Of the term in D."""
+        """Factor of the term in D."""
         return np.asarray(np.exp(self.log_B))
 
 

@@ -1,4 +1,4 @@
-"""What a scaling law is, to whoever fits it: its columns, its form, its parameters and its estimator.
+"""What a scaling law is to those who fit it: its columns, its form, its parameters and its estimator.
 
 A law's own file holds all of it in one constant, `LAW`; see `fits/README.md`, "How to add a law".
 """
@@ -28,7 +28,7 @@ class Column(NamedTuple):
     name: str  # in tables
     noun: str  # in messages, singular
     axis: str  # in pictures, and in "decades of ..."
-    linear: bool = False  # enters the law linearly, scaled by its largest value, and may be 0; else by its logarithm
+    linear: bool = False  # the form takes it over its largest value, and it may be 0; else: its centred logarithm
 
 
 class Coordinates(NamedTuple):
@@ -87,7 +87,7 @@ class Question:
     budget: Budget | None = None  # where to predict the loss; None: only the law is wanted
     initial_losses: np.ndarray | None = None  # [domains], of the base model; None or NaN: unknown
     current_losses: np.ndarray | None = None  # [domains], of the model as it is; None or NaN: unknown
-    runs: np.ndarray | None = None  # which run each point comes from, as the losses; None: all from one
+    runs: np.ndarray | None = None  # which run each point comes from, shaped as the losses; None: all from one
     level: float = 0.9  # of the intervals
     delta: Width = "auto"  # Huber width on log residuals
     min_gap: float = 1e-2  # nats that a usable target must lie below the initial loss
@@ -116,7 +116,7 @@ class Estimate(Protocol):
 
     @property
     def law(self) -> "Law[Any]":
-        """That was fitted."""
+        """The law fitted."""
 
     @property
     def fit(self) -> Any:
@@ -132,11 +132,11 @@ class Estimate(Protocol):
 
     @property
     def lower(self) -> Float[np.ndarray, " domains"]:
-        """Of the interval."""
+        """Lower bounds of the intervals."""
 
     @property
     def upper(self) -> Float[np.ndarray, " domains"]:
-        """Of the interval."""
+        """Upper bounds of the intervals."""
 
     @property
     def standard_error(self) -> Float[np.ndarray, " domains"]:
@@ -144,7 +144,7 @@ class Estimate(Protocol):
 
     @property
     def level(self) -> float:
-        """Of the interval."""
+        """Probability that an interval is meant to hold the loss."""
 
     @property
     def last_seen(self) -> Float[np.ndarray, " domains"]:
@@ -152,11 +152,11 @@ class Estimate(Protocol):
 
     @property
     def judgements(self) -> Judgements:
-        """Per domain, worst first."""
+        """Verdicts with advice, per domain and worst first."""
 
     @property
     def band(self) -> Band | None:
-        """If it was asked for, and the law has one column along which a curve runs."""
+        """The prediction for a picture; None if it was not asked for, or if the points lie on no curve."""
 
     def predict(self, budget: Budget) -> Float[np.ndarray, " domains"]:
         """The fitted law at another budget."""
@@ -165,14 +165,14 @@ class Estimate(Protocol):
         """The law that the usable domains have in common, at each domain's own level.
 
         Raises:
-            UserError: the law has no such thing.
+            UserError: domains cannot share this law.
         """
 
     def diagnosis(self, domain: int) -> Diagnosis:
         """The numbers behind the verdicts of a domain."""
 
     def parameter_interval(self, domain: int, name: str) -> tuple[float, float] | None:
-        """Of a shown parameter; None if this estimator gives none."""
+        """Interval of a shown parameter; None if this estimator gives none."""
 
     def parameter_error(self, domain: int, name: str) -> float | None:
         """Standard error of a shown parameter; None if this estimator gives none."""
@@ -189,7 +189,7 @@ class Estimator:
 
 
 def no_warnings(fit: Any, columns: Sequence[np.ndarray], names: Sequence[str]) -> list[str]:
-    """Of a law that cannot tell wrong units."""
+    """No warnings, for a law that cannot tell wrong units."""
     return []
 
 
