@@ -9,7 +9,9 @@ class Need(NamedTuple):
 
     name: str
     meaning: str
-    evidence: str = ""  # the field of `Observation` that must then be filled at every update
+    evidence: str = (
+        ""  # must then be in the observation of every update: a field of it, or a kind in `Observation.evidence`
+    )
     constants: tuple[str, ...] = ()  # what `Targets.constants` must then hold
     runs: str = ""  # what must have been trained before: "targets", "reference", "graph" or "proxies"
 
