@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,6 +14,7 @@ from vtune_jax.data.tokens.rows import TokenRows
 from vtune_jax.models import DecoderConfig, build
 from vtune_jax.rules import Velocitune
 from vtune_jax.train.checkpoint import canonical
+from vtune_jax.train.constants import RunConstants
 from vtune_jax.train.device_engine import DeviceEngine, compile_segment
 from vtune_jax.train.heldout import make_evaluate
 from vtune_jax.train.host_engine import HostEngine, compile_step
@@ -20,7 +22,7 @@ from vtune_jax.train.listeners import MetricsFiles, Shown
 from vtune_jax.train.loop import LoopConfig, Run, train
 from vtune_jax.train.numbers import run_numbers
 from vtune_jax.train.optimizer import OptimizerConfig
-from vtune_jax.train.state import RunConstants, start
+from vtune_jax.train.state import start
 from vtune_jax.train.step import make_train_step
 
 VOCABULARY, LENGTH, BATCH, INTERVAL, STEPS = 32, 8, 4, 5, 20
@@ -37,7 +39,9 @@ def model():
 @functools.cache
 def params(seed=0):
     """Initialised once: a test that donates them copies them first, as `start` does."""
-    return model().init(seed)
+    # Even where somebody is tracing, as what is remembered must not be a tracer.
+    with jax.ensure_compile_time_eval():
+        return model().init(seed)
 
 
 @functools.cache

@@ -80,7 +80,12 @@ def problem(domains: int) -> tuple[dict[str, np.ndarray], dict[str, Any], Target
         single(evidence["inner"]), single(evidence["norm"]), single(evidence["norm"]), jnp.float32(1e-3)
     )
     seen = Observation(
-        sums, sums, single(evidence["tokens"]), jnp.asarray(10_000), None, targets.prior, excess, alignment
+        sums,
+        sums,
+        single(evidence["tokens"]),
+        jnp.asarray(10_000),
+        weights=targets.prior,
+        evidence={"excess": excess, "alignment": alignment},
     )
     return facts, evidence, targets, seen
 

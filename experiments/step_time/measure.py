@@ -32,11 +32,12 @@ from vtune_jax.data.tokens.rows import TokenRows
 from vtune_jax.machine.memory import keep_freed_memory
 from vtune_jax.models import DecoderConfig, build
 from vtune_jax.rules import Static, Velocitune
+from vtune_jax.train.constants import RunConstants
 from vtune_jax.train.heldout import Heldout, make_evaluate
 from vtune_jax.train.host_engine import HostEngine, compile_step
 from vtune_jax.train.numbers import run_numbers
 from vtune_jax.train.optimizer import OptimizerConfig, descend, fresh_memory
-from vtune_jax.train.state import RunConstants, start
+from vtune_jax.train.state import start
 from vtune_jax.train.step import make_train_step
 
 RESULTS = Path(__file__).with_name("results.jsonl")

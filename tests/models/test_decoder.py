@@ -62,9 +62,11 @@ def turned(matrix, half, theta):
 def test_logits_equal_a_plain_numpy_decoder(tied, key_value_heads):
     config = DecoderConfig(layers=2, width=16, heads=4, key_value_heads=key_value_heads, hidden=24, tied_head=tied)
     model = build(config, 50)
-    params = model.init(0)
-    # Larger embeddings than at the start of training, so that attention is far from uniform.
-    params = {**params, "embedding": 50 * params["embedding"]}
+    # Any parameters will do: larger ones than at the start of training, so that attention is far from uniform.
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(leaf.ndim == 1, 0.3, leaf.shape), jnp.float32), model.template()
+    )
     np.testing.assert_allclose(model.logits(params, TOKENS), reference(params, TOKENS, config), rtol=2e-4, atol=2e-4)
 
 
@@ -92,7 +94,7 @@ def test_rotary_scores_depend_on_the_distance_only():
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_number_of_parameters_is_counted_right(tied):
     config = DecoderConfig(layers=3, width=24, heads=4, key_value_heads=2, hidden=40, tied_head=tied)
-    counted = sum(leaf.size for leaf in jax.tree.leaves(build(config, 77).init(0)))
+    counted = sum(leaf.size for leaf in jax.tree.leaves(build(config, 77).template()))
     assert config.parameters(77) == counted
 
 

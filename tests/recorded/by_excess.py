@@ -28,7 +28,7 @@ def run(case):
     nothing = LossSums(jnp.zeros(domains), jnp.zeros(domains, jnp.int32))
     for step in case["steps"]:
         excess = excess_of(step["inputs"], domains)
-        seen = Observation(nothing, nothing, jnp.zeros(domains), jnp.asarray(step["t"]), excess=excess)
+        seen = Observation(nothing, nothing, jnp.zeros(domains), jnp.asarray(step["t"]), evidence={"excess": excess})
         history = method.observe(history, seen)
         weights = method.update(weights, history, targets)
         path.append(np.asarray(weights))

@@ -6,7 +6,7 @@ import numpy as np
 from tests.recorded.comparing import close
 from vtune_jax import rules
 from vtune_jax.core.types import LossSums, Observation, Targets
-from vtune_jax.train.alignment import align, latest
+from vtune_jax.train.evidence.alignment import align, latest
 
 VARIANTS = {"doge": {"universal", "ood_target", "aioli_reimplementation"}}
 
@@ -40,7 +40,9 @@ def run(case):
         else:
             towards = {"w": jnp.array([inputs["validation_grad"]])}
         alignment = align(train, towards, jnp.asarray(inputs["lr"]))
-        seen = Observation(nothing, nothing, jnp.zeros(domains), jnp.asarray(step["t"]), alignment=alignment)
+        seen = Observation(
+            nothing, nothing, jnp.zeros(domains), jnp.asarray(step["t"]), evidence={"alignment": alignment}
+        )
         history = method.observe(history, seen)
         weights = method.update(weights, history, targets)
         close(weights, step["expected"]["weights"], case, f"step {step['t']}")

@@ -29,7 +29,7 @@ def excess(clipped, raw, positive, tokens):
     sums = ExcessSums(
         jnp.asarray(clipped, jnp.float32), jnp.asarray(raw, jnp.float32), jnp.asarray(positive), jnp.asarray(tokens)
     )
-    return Observation(NOTHING, NOTHING, jnp.zeros(2), jnp.asarray(1), excess=sums)
+    return Observation(NOTHING, NOTHING, jnp.zeros(2), jnp.asarray(1), evidence={"excess": sums})
 
 
 def test_the_four_versions_of_doremi_score_the_same_tokens_differently():
@@ -57,7 +57,9 @@ def test_an_absent_domain_keeps_its_excess_except_in_levanters_version():
 def aligned(inner, norm, target_norm=None, rate=0.1, losses=None):
     parts = (jnp.asarray(part, jnp.float32) for part in (inner, norm, norm if target_norm is None else target_norm))
     sums = NOTHING if losses is None else LossSums(jnp.asarray(losses) * 10, jnp.full(2, 10))
-    return Observation(sums, sums, jnp.zeros(2), jnp.asarray(1), alignment=Alignment(*parts, jnp.float32(rate)))
+    return Observation(
+        sums, sums, jnp.zeros(2), jnp.asarray(1), evidence={"alignment": Alignment(*parts, jnp.float32(rate))}
+    )
 
 
 def test_doge_favours_the_domain_whose_gradient_helps_all():
@@ -175,9 +177,9 @@ def test_the_order_of_probes_changes_from_round_to_round_and_with_the_seed():
     ("build", "message"),
     [
         (lambda: rules.doremi(step_size=-1.0), "step_size must not be negative, got -1.0"),
-        (lambda: rules.doremi().observe(rules.doremi().init(TARGETS), evaluated([1.0, 1.0])), "excess must hold"),
-        (lambda: rules.doge().observe(rules.doge().init(TARGETS), evaluated([1.0, 1.0])), "alignment must hold"),
-        (lambda: rules.grape().observe(rules.grape().init(TARGETS), evaluated([1.0, 1.0])), "alignment must hold"),
+        (lambda: rules.doremi().observe(rules.doremi().init(TARGETS), evaluated([1.0, 1.0])), 'must hold "excess"'),
+        (lambda: rules.doge().observe(rules.doge().init(TARGETS), evaluated([1.0, 1.0])), 'must hold "alignment"'),
+        (lambda: rules.grape().observe(rules.grape().init(TARGETS), evaluated([1.0, 1.0])), 'must hold "alignment"'),
         (lambda: rules.doge(lowest=1.0, highest=0.5), "lowest must not lie above highest = 0.5, got 1.0"),
         (lambda: rules.doge(targets=(2,)).init(TARGETS), r"targets must name domains in \[0, 2\), got \[2\]"),
         (lambda: rules.aioli(favour=0.5).init(TARGETS), "favour must be above 1/2 for 2 domains, got 0.5"),

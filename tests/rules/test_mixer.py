@@ -91,7 +91,7 @@ def test_a_method_in_a_jax_loop_and_in_a_mixer_agree():
         (lambda: rules.Mixer(rules.velocitune(), PRIOR, initial=[1.0], target=TARGET), "initial must hold 3 numbers"),
         (lambda: mixer(rules.velocitune()).update(1), "heldout must hold a loss per domain for this method, got None"),
         (lambda: mixer(rules.velocitune()).update(1, heldout=[1.0]), r"heldout must hold 3 numbers.*got shape \(1,\)"),
-        (lambda: mixer(rules.doremi()).update(1), "observation.excess must hold"),
+        (lambda: mixer(rules.doremi()).update(1), 'observation.evidence must hold "excess"'),
         (lambda: rules.Mixer(rules.cvar_dro(), PRIOR).update(1, train=PRIOR), 'targets.constants must hold "sizes"'),
         (lambda: mixer(rules.skillit(graph=[[1.0, 0.0], [0.0, 1.0]])), "graph must have 3 rows, one per domain, got 2"),
     ],

@@ -87,7 +87,8 @@ def observation(loss, tokens, step=10, weights=None):
     inner = jnp.outer(size, size) * (0.5 + 0.5 * jnp.eye(domains))
     alignment = Alignment(inner, size, size, jnp.float32(1e-3))
     even = jnp.full(domains, 1 / domains) if weights is None else weights
-    return Observation(sums, sums, jnp.zeros(domains), jnp.asarray(step), None, even, excess, alignment)
+    evidence = {"excess": excess, "alignment": alignment}
+    return Observation(sums, sums, jnp.zeros(domains), jnp.asarray(step), weights=even, evidence=evidence)
 
 
 @functools.cache

@@ -12,9 +12,8 @@ import pytest
 from tests import tiny
 from tests.train.test_step import batch
 from vtune_jax.data.mixture.on_device import build_table
-from vtune_jax.rules import Velocitune
+from vtune_jax.rules import Static, Velocitune
 from vtune_jax.train.cells import compile_cells, stack, start_cells
-from vtune_jax.train.device_engine import compile_segment
 from vtune_jax.train.numbers import run_numbers
 from vtune_jax.train.state import start
 
@@ -48,7 +47,8 @@ def together(table):
 def test_sixteen_cells_train_side_by_side_as_each_alone_with_one_compilation(together, table):
     (states, found), compiled = together
     assert compiled == 1
-    alone = compile_segment(tiny.step_of(), tiny.spec(), tiny.LENGTH)
+    alone = tiny.scan_of()
+    before = alone._cache_size()
     for index, values in enumerate(GRID):
         method, numbers = cell(*values)
         constants = tiny.constants()._replace(numbers=numbers)
@@ -64,12 +64,12 @@ def test_sixteen_cells_train_side_by_side_as_each_alone_with_one_compilation(tog
             (of_cell[1].boundaries.weights, measured.boundaries.weights),
             (of_cell[0].mixture.weights, state.mixture.weights),
         ):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
         # Adam divides a gradient near zero by its own size, rounding included.
         for ours, theirs in zip(jax.tree.leaves(of_cell[0].params), jax.tree.leaves(state.params), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
     # All sixteen by one program as well, and they are sixteen different runs.
-    assert alone._cache_size() == 1
+    assert alone._cache_size() <= before + 1
     assert len({tuple(weights) for weights in states.mixture.weights.tolist()}) == len(GRID)
 
 
@@ -136,23 +136,32 @@ def test_updates_follow_steps_that_are_a_phase_away_from_whole_intervals(phase, 
     assert in_force == [done + lag for done in updates if done + lag < 16]
 
 
-def test_a_run_of_another_phase_is_resumed_by_the_device_engine_and_refused_by_the_host_engine(tmp_path):
-    numbers = {"phase": 2, "lag": 1}
-    loop = {"log_every": 20, "checkpoint_every": 20}
-    state = tiny.carry_out(tiny.run(tmp_path, **loop), tiny.engine("device", numbers=numbers))
-    assert int(state.mixture.history.entries) == 4
+def test_the_engines_stop_where_weights_are_updated_and_where_they_come_into_force():
+    def stops(engine):
+        step, found = 0, []
+        while step < 15:
+            found.append(step := engine.next_stop(step))
+        return found
+
+    assert stops(tiny.engine("device")) == stops(tiny.engine()) == [5, 10, 15]
+    assert stops(tiny.engine(numbers={"lag": 2})) == [2, 5, 7, 10, 12, 15]
+    assert stops(tiny.engine("device", numbers={"phase": 2, "lag": 1})) == [2, 3, 7, 8, 12, 13, 17]
     with pytest.raises(ValueError, match="phase must be 0 for the host engine, got 2"):
-        tiny.engine(numbers=numbers)
+        tiny.engine(numbers={"phase": 2})
 
 
 def test_segments_join_to_one(table):
-    whole, parts = (
-        partial(compile_segment(tiny.step_of(), tiny.spec(), tiny.LENGTH), steps=tiny.INTERVAL) for _ in "ab"
-    )
-    once, found = whole(tiny.state(), table, tiny.constants(), intervals=2)
-    state, first = parts(tiny.state(), table, tiny.constants())
-    twice, second = parts(state, table, tiny.constants())
-    np.testing.assert_array_equal(once.mixture.cursor.order, twice.mixture.cursor.order)
-    losses = np.concatenate([first.metrics["loss"], second.metrics["loss"]])
-    np.testing.assert_allclose(found.metrics["loss"], losses, rtol=1e-6)
-    np.testing.assert_allclose(once.mixture.weights, twice.mixture.weights, rtol=1e-6)
+    program = partial(tiny.scan_of(), steps=tiny.INTERVAL)
+    once, found = program(tiny.state(), table, tiny.constants(), intervals=INTERVALS)
+    state, parts = tiny.state(), []
+    for _ in range(INTERVALS):
+        state, part = program(state, table, tiny.constants())
+        parts.append(part.metrics["loss"])
+    np.testing.assert_array_equal(once.mixture.cursor.order, state.mixture.cursor.order)
+    np.testing.assert_allclose(found.metrics["loss"], np.concatenate(parts), rtol=1e-5)
+    np.testing.assert_allclose(once.mixture.weights, state.mixture.weights, rtol=1e-5)
+
+
+def test_numbers_of_another_method_are_refused_while_tracing():
+    with pytest.raises(ValueError, match=r"numbers.method must hold \[\] for this method, got \['floor', "):
+        jax.eval_shape(tiny.step_of(Static()), tiny.state(Static()), batch(), tiny.constants(method=tiny.METHOD))

@@ -17,9 +17,10 @@ from vtune_jax import rules
 from vtune_jax.core.targets import make_targets
 from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import TokenRows
+from vtune_jax.train.constants import RunConstants
 from vtune_jax.train.heldout import make_evaluate, mean_loss
 from vtune_jax.train.host_engine import HostEngine
-from vtune_jax.train.state import RunConstants, start
+from vtune_jax.train.state import start
 
 FINISHED, LEARNABLE, NOISE = range(3)
 INTERVAL, BATCH, LENGTH = tiny.INTERVAL, 8, tiny.LENGTH

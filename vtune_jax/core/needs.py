@@ -28,7 +28,9 @@ class Need(NamedTuple):
 
     name: str
     meaning: str
-    evidence: str = ""  # the field of `Observation` that must then be filled at every update
+    evidence: str = (
+        ""  # must then be in the observation of every update: a field of it, or a kind in `Observation.evidence`
+    )
     constants: tuple[str, ...] = ()  # what `Targets.constants` must then hold
     stage: str = ""  # what the stage that meets the need before an arm trains is called
     runs: Callable[[Job], tuple[int, ...]] = no_runs  # optimiser steps of each run of that stage

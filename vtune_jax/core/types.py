@@ -5,7 +5,7 @@ Everything here is a NamedTuple of arrays (a pytree), so that it can live in a t
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +59,23 @@ class Observation(NamedTuple):
     step: Int[Array, ""]  # optimiser steps done
     available: Bool[Array, " domains"] | None = None  # False: read as often as allowed; its weight goes to the others
     weights: Weights | None = None  # the mixture that the training batches were drawn from
-    excess: ExcessSums | None = None  # of the training batches since the last observation
-    alignment: Alignment | None = None  # at the parameters of now
+    evidence: dict[str, Any] | None = None  # what few methods need beside, by kind, see `evidence`
+
+
+def evidence(observation: Observation, kind: str, what: str) -> Any:
+    """Evidence of a kind: "excess", `ExcessSums` of the training batches since the last observation, or "alignment".
+
+    Args:
+        observation: of now.
+        kind: its name.
+        what: it is, for the message.
+
+    Raises:
+        ValueError: the observation does not hold it.
+    """
+    if observation.evidence is None or kind not in observation.evidence:
+        raise ValueError(f'observation.evidence must hold "{kind}", {what}.')
+    return observation.evidence[kind]
 
 
 class LossHistory(NamedTuple):
@@ -163,5 +178,4 @@ class MixtureState(NamedTuple):
     trained: TokenCount  # training tokens up to the last update
     history: LossHistory
     targets: Targets
-    excess: ExcessSums | None = None  # since the last update, of methods that need a reference model
-    gradients: PyTree = None  # each domain's latest training gradient, of methods that keep them
+    evidence: dict[str, PyTree]  # by kind, what has been gathered for the next observation

@@ -1,20 +1,16 @@
 """The families of models, found by looking: every module of this package with a constant `FAMILY` adds one."""
 
 import functools
-import importlib
-import pkgutil
 from typing import Any
 
+from vtune_jax.core.modules import constants_of
 from vtune_jax.models.model import Family, Model
 
 
 @functools.cache
 def families() -> tuple[Family, ...]:
     """All families, in the order of their modules' names."""
-    package = importlib.import_module(__package__)
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    modules = [importlib.import_module(f"{__package__}.{name}") for name in names]
-    return tuple(module.FAMILY for module in modules if hasattr(module, "FAMILY"))
+    return tuple(constants_of(__package__, "FAMILY"))
 
 
 def model_configs() -> tuple[type[Any], ...]:

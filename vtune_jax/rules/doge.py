@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from vtune_jax.core.history import remembering
 from vtune_jax.core.reweighting import exponentiated_gradient
-from vtune_jax.core.types import Alignment, LossHistory, Method, Observation, Targets, Weights
+from vtune_jax.core.types import Alignment, LossHistory, Method, Observation, Targets, Weights, evidence
 from vtune_jax.rules.config import MethodConfig, Published, factory_of, number
 
 Towards = Literal["train", "heldout"]
@@ -63,9 +63,8 @@ class DoGE(MethodConfig):
             return begin(constants)._replace(memory=jnp.full(domains, jnp.nan, dtype))
 
         def observe(history: LossHistory, observation: Observation) -> LossHistory:
-            if observation.alignment is None:
-                raise ValueError("observation.alignment must hold inner products of the domains' gradients, got None.")
-            score = self._score(observation.alignment).astype(history.memory.dtype)
+            alignment = evidence(observation, "alignment", "inner products of the domains' gradients")
+            score = self._score(alignment).astype(history.memory.dtype)
             return remember(history, observation)._replace(memory=score)
 
         def update(weights: Weights, history: LossHistory, constants: Targets) -> Weights:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from vtune_jax.core.history import remembering
 from vtune_jax.core.reweighting import exponentiated_gradient
-from vtune_jax.core.types import LossHistory, Method, Observation, Targets, Weights
+from vtune_jax.core.types import LossHistory, Method, Observation, Targets, Weights, evidence
 from vtune_jax.rules.config import MethodConfig, Published, factory_of, number
 
 Form = Literal["official", "levanter", "aioli", "doge"]
@@ -56,9 +56,7 @@ class DoReMi(MethodConfig):
             return begin(targets)._replace(memory=start)
 
         def observe(history: LossHistory, observation: Observation) -> LossHistory:
-            excess, old = observation.excess, history.memory
-            if excess is None:
-                raise ValueError("observation.excess must hold the losses above a reference model's, got None.")
+            excess, old = evidence(observation, "excess", "losses above a reference model's"), history.memory
             counted = excess.positive if self.form == "levanter" else excess.tokens
             clips_domains = self.form in ("aioli", "doge")
             total = jnp.asarray(jnp.maximum(excess.raw, 0.0) if clips_domains else excess.clipped)

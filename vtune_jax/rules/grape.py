@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from vtune_jax.core.history import newest, remembering
 from vtune_jax.core.reweighting import exponentiated_gradient
-from vtune_jax.core.types import LossHistory, Method, Observation, Targets, Weights
+from vtune_jax.core.types import LossHistory, Method, Observation, Targets, Weights, evidence
 from vtune_jax.rules.config import MethodConfig, Published, factory_of, number
 
 
@@ -53,9 +53,7 @@ class Grape(MethodConfig):
             return begin(targets)._replace(memory=Tasks(even, zeros, jnp.zeros(domains, bool), zeros))
 
         def observe(history: LossHistory, observation: Observation) -> LossHistory:
-            alignment = observation.alignment
-            if alignment is None:
-                raise ValueError("observation.alignment must hold inner products of the domains' gradients, got None.")
+            alignment = evidence(observation, "alignment", "inner products of the domains' gradients")
             history = remember(history, observation)
             old: Tasks = history.memory
             loss, seen = newest(history)

@@ -113,8 +113,11 @@ class Mixer:
             trained_tokens=jnp.asarray(self._trained, jnp.float32),
             step=jnp.asarray(step, jnp.int32),
             weights=self._weights,
-            excess=None if excess is None else ExcessSums(*map(_device, excess)),
-            alignment=None if alignment is None else Alignment(*map(_device, alignment)),
+            evidence={
+                kind: type(found)(*map(_device, found))
+                for kind, found in (("excess", excess), ("alignment", alignment))
+                if found is not None
+            },
         )
         self._weights, self._history = self._step(self._weights, self._history, observation)
         return self.weights

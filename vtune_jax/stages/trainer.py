@@ -25,6 +25,7 @@ from vtune_jax.machine.progress import Tick
 from vtune_jax.models import Model, ModelConfig, build
 from vtune_jax.rules.config import MethodConfig
 from vtune_jax.train.checkpoint import Checkpoints, Facts, canonical
+from vtune_jax.train.constants import RunConstants
 from vtune_jax.train.device_engine import CompiledSegment, DeviceEngine, compile_segment
 from vtune_jax.train.engine import Engine
 from vtune_jax.train.heldout import make_evaluate
@@ -33,7 +34,7 @@ from vtune_jax.train.listeners import MetricsFiles, Shown
 from vtune_jax.train.loop import LoopConfig, Run, final_params
 from vtune_jax.train.numbers import run_numbers
 from vtune_jax.train.optimizer import OptimizerConfig
-from vtune_jax.train.state import RunConstants, TrainState, start
+from vtune_jax.train.state import TrainState, start
 from vtune_jax.train.step import ActsOn, TrainStep, make_train_step
 
 

@@ -9,9 +9,10 @@ from jaxtyping import PyTree
 
 from vtune_jax.core.types import Method, Targets
 from vtune_jax.data.mixture.spec import PlanSpec
+from vtune_jax.train.constants import RunConstants
 from vtune_jax.train.device_engine import CompiledSegment, segment
 from vtune_jax.train.numbers import MethodLike, Numbers
-from vtune_jax.train.state import RunConstants, TrainState, start
+from vtune_jax.train.state import TrainState, start
 from vtune_jax.train.step import TrainStep
 
 _SHARED = RunConstants(heldout=None, numbers=0, reference=None)  # type: ignore[arg-type]

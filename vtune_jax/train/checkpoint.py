@@ -21,7 +21,7 @@ from vtune_jax.errors import UserError, disk_is_full
 from vtune_jax.machine import hosts
 from vtune_jax.machine.files import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 SIZES = "sizes.json"
 Facts = dict[str, Any]
 T = TypeVar("T")

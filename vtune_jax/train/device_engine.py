@@ -13,8 +13,9 @@ from vtune_jax.data.mixture.plan import available, plan_steps, steps_left
 from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.models import Batch
+from vtune_jax.train.constants import RunConstants
 from vtune_jax.train.mixture_engine import Boundary, Made, MixtureEngine, boundary
-from vtune_jax.train.state import RunConstants, TrainState
+from vtune_jax.train.state import TrainState
 from vtune_jax.train.step import StepMetrics, TrainStep
 
 

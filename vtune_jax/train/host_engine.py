@@ -16,8 +16,9 @@ from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
 from vtune_jax.machine import hosts
 from vtune_jax.models import Batch
+from vtune_jax.train.constants import RunConstants
 from vtune_jax.train.mixture_engine import Made, MixtureEngine
-from vtune_jax.train.state import RunConstants, TrainState
+from vtune_jax.train.state import TrainState
 from vtune_jax.train.step import StepMetrics, TrainStep
 
 CompiledStep = Callable[..., tuple[TrainState, StepMetrics]]

@@ -16,9 +16,10 @@ from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
 from vtune_jax.machine.mesh import replicate
+from vtune_jax.train.constants import RunConstants
 from vtune_jax.train.engine import Advanced, Fault, Row, not_finite
 from vtune_jax.train.heldout import mean_loss
-from vtune_jax.train.state import RunConstants, TrainState
+from vtune_jax.train.state import TrainState
 from vtune_jax.train.step import StepMetrics
 
 

@@ -6,6 +6,7 @@ What a compiled step depends on is the model, the shapes, what weights act on an
 
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32, PyTree, UInt32
 
@@ -47,7 +48,7 @@ def run_numbers(
     steps: int,
     interval: int,
     optimizer: OptimizerConfig,
-    method: MethodLike | Method | None = None,
+    method: MethodLike | Method,
     seed: int = 0,
     phase: int = 0,
     lag: int = 0,
@@ -78,12 +79,28 @@ def run_numbers(
         phase=jnp.asarray(phase, jnp.int32),
         lag=jnp.asarray(lag, jnp.int32),
         optimizer=optimizer.numbers(),
-        method={} if method is None or isinstance(method, Method) else numbers_of(method),
+        method=method_numbers(method),
     )
 
 
+def method_numbers(method: MethodLike | Method) -> dict[str, Any]:
+    """The numbers of a method's config, as traced values may replace them; none of a `Method`, which holds its own."""
+    return {} if isinstance(method, Method) else numbers_of(method)
+
+
 def build_method(method: MethodLike | Method, numbers: Any = None) -> Method:
-    """The method with these numbers in place of its config's own; a `Method` as it is."""
+    """The method with these numbers in place of its config's own; a `Method` as it is.
+
+    Raises:
+        ValueError: numbers of another structure, as of another method.
+    """
+    ours, theirs = _names(method_numbers(method)), _names(numbers)
+    if numbers is not None and ours != theirs:
+        raise ValueError(f"numbers.method must hold {ours} for this method, got {theirs}.")
     if isinstance(method, Method):
         return method
-    return (with_numbers(method, numbers) if numbers else method).build()
+    return (method if numbers is None else with_numbers(method, numbers)).build()
+
+
+def _names(numbers: PyTree) -> list[str]:
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree.leaves_with_path(numbers)]

@@ -8,9 +8,10 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from vtune_jax.core.simplex import to_quota
-from vtune_jax.core.types import Cursor, ExcessSums, LossSums, Method, MixtureState, Targets, TokenCount
+from vtune_jax.core.types import Cursor, LossSums, Method, MixtureState, Targets, TokenCount
 from vtune_jax.data.mixture.spec import start_cursor
-from vtune_jax.train.numbers import MethodLike, Numbers, build_method
+from vtune_jax.train.evidence.registry import needed
+from vtune_jax.train.numbers import MethodLike, build_method
 from vtune_jax.train.optimizer import fresh_memory
 
 
@@ -23,22 +24,9 @@ class TrainState(NamedTuple):
     mixture: MixtureState
 
 
-class RunConstants(NamedTuple):
-    """What a run holds fixed but a compiled step must not: runs that differ only here share one program."""
-
-    heldout: dict[str, Int[Array, "domains rows tokens"]]  # the rows behind every held-out loss, as a batch names them
-    numbers: Numbers
-    reference: PyTree = None  # parameters of the reference model, of methods that need one
-
-
 def start_mixture(method: Method, targets: Targets, params: PyTree = None) -> MixtureState:
     """The mixture before the first step: the prior's weights, nothing read, nothing observed."""
     domains = targets.prior.shape[0]
-    excess, gradients = None, None
-    if "reference" in method.needs:
-        excess = ExcessSums(*(jnp.zeros(domains, kind) for kind in (jnp.float32, jnp.float32, jnp.int32, jnp.int32)))
-    if "last_gradients" in method.needs:
-        gradients = jax.tree.map(lambda leaf: jnp.zeros((domains, *leaf.shape), leaf.dtype), params)
     # Arrays of their own, none twice: a donated state must not hold the same buffer in two places.
     return MixtureState(
         weights=jnp.array(targets.prior),
@@ -50,8 +38,7 @@ def start_mixture(method: Method, targets: Targets, params: PyTree = None) -> Mi
         trained=TokenCount(*(jnp.zeros(domains, jnp.uint32) for _ in range(2))),
         history=jax.tree.map(jnp.array, method.init(targets)),
         targets=targets,
-        excess=excess,
-        gradients=gradients,
+        evidence={kind.name: kind.start(method.needs, domains, params) for kind in needed(method.needs)},
     )
 
 

@@ -10,15 +10,15 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from vtune_jax.core.losses import excess_sums
-from vtune_jax.core.needs import NEEDS
 from vtune_jax.core.types import AnyArray, Method, MixtureState
 from vtune_jax.models import Batch, Model
-from vtune_jax.train.alignment import make_align
+from vtune_jax.train.constants import RunConstants
+from vtune_jax.train.evidence.kind import Context
+from vtune_jax.train.evidence.registry import needed
 from vtune_jax.train.heldout import Evaluate
 from vtune_jax.train.learn import LearnState, learn
 from vtune_jax.train.numbers import MethodLike, build_method
-from vtune_jax.train.state import RunConstants, TrainState
+from vtune_jax.train.state import TrainState
 from vtune_jax.train.update import update_mixture
 
 StepMetrics = dict[str, AnyArray]
@@ -65,33 +65,26 @@ def make_train_step(
         ValueError: a method that needs what nobody supplies.
     """
     needs = build_method(method).needs
-    if unknown := needs - set(NEEDS):
-        raise ValueError(f"the method needs {sorted(unknown)}, but what can be supplied is {sorted(NEEDS)}.")
-    refers = "reference" in needs
-    find_alignment = make_align(model, needs)
+    kinds = needed(needs)
 
     def learn_batch(state: TrainState, batch: Batch, constants: RunConstants) -> tuple[TrainState, StepMetrics]:
-        mixture, domain = state.mixture, batch["domain"]
+        mixture, numbers = state.mixture, constants.numbers
         domains = mixture.weights.shape[0]
-        importance = mixture.weights / mixture.targets.prior if acts_on == "loss" else None
-        learner = LearnState(state.params, state.optimizer)
-        numbers = constants.numbers
         learner, learned = learn(
             model,
-            learner,
+            LearnState(state.params, state.optimizer),
             batch,
             numbers.optimizer,
             state.step,
             numbers.horizon,
             domains=domains,
-            importance=importance,
+            importance=mixture.weights / mixture.targets.prior if acts_on == "loss" else None,
         )
-        if refers:
-            reference, _ = model.losses(constants.reference, batch)
-            excess = excess_sums(learned.nats, reference, learned.counted, domain, domains)
-            mixture = mixture._replace(excess=jax.tree.map(jnp.add, mixture.excess, excess))
+        context = Context(model, needs, domains, batch, constants)
         mixture = mixture._replace(
-            cursor=jax.tree.map(jnp.asarray, batch["cursor"]), train=mixture.train + learned.sums
+            cursor=jax.tree.map(jnp.asarray, batch["cursor"]),
+            train=mixture.train + learned.sums,
+            evidence={kind.name: kind.gather(mixture.evidence[kind.name], context, learned) for kind in kinds},
         )
         metrics = {
             "loss": learned.loss,
@@ -106,18 +99,16 @@ def make_train_step(
         step, params, numbers = state.step, state.params, constants.numbers
 
         def updated(mixture: MixtureState) -> MixtureState:
-            mixture, alignment = find_alignment(mixture, params, step, batch, constants)
-            fixed = mixture.targets.prior if acts_on == "loss" else None
+            context = Context(model, needs, mixture.weights.shape[0], batch, constants)
+            observed = {kind.name: kind.observe(mixture.evidence[kind.name], context, params, step) for kind in kinds}
             return update_mixture(
                 build_method(method, numbers.method),
-                evaluate,
-                mixture,
-                params,
+                mixture._replace(evidence={name: gathered for name, (_, gathered) in observed.items()}),
                 step,
-                constants,
-                batch["available"],
-                alignment=alignment,
-                drawn_by=fixed,
+                heldout=evaluate(params, constants.heldout),
+                available=batch["available"],
+                evidence={name: value for name, (value, _) in observed.items()},
+                drawn_by=mixture.targets.prior if acts_on == "loss" else None,
             )
 
         mixture = jax.lax.cond(numbers.due(step), updated, lambda mixture: mixture, state.mixture)

@@ -1,17 +1,15 @@
 """Gradients domain by domain, and how they lie to each other: the evidence of methods that align gradients."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from vtune_jax.core.types import Alignment, MixtureState
+from vtune_jax.core.types import Alignment
 from vtune_jax.models import Batch, Model
+from vtune_jax.train.evidence.kind import Context, Evidence
 from vtune_jax.train.heldout import Heldout
-from vtune_jax.train.learn import mean_nats
+from vtune_jax.train.learn import Learned, mean_nats
 from vtune_jax.train.optimizer import learning_rate
-from vtune_jax.train.state import RunConstants
 
 
 def batch_gradients(model: Model, params: PyTree, batch: Batch, domains: int) -> tuple[PyTree, Bool[Array, " domains"]]:
@@ -72,22 +70,27 @@ def align(train: PyTree, target: PyTree, learning_rate: Float[Array, ""]) -> Ali
     return Alignment(inner(train, target), norm(train), norm(target), jnp.asarray(learning_rate))
 
 
-Align = Callable[[MixtureState, PyTree, Int[Array, ""], Batch, RunConstants], tuple[MixtureState, Alignment | None]]
+def start(needs: frozenset[str], domains: int, params: PyTree) -> PyTree:
+    """A gradient of zero for each domain, for methods that keep the last one of a domain that is absent."""
+    if "last_gradients" not in needs:
+        return ()
+    return jax.tree.map(lambda leaf: jnp.zeros((domains, *leaf.shape), leaf.dtype), params)
 
 
-def make_align(model: Model, needs: frozenset[str]) -> Align:
-    """The function that finds how gradients lie to each other, and keeps them, if the method needs that."""
+def gather(gathered: PyTree, context: Context, learned: Learned) -> PyTree:
+    """Nothing: gradients are taken at an update only."""
+    return gathered
 
-    def find(
-        held: MixtureState, params: PyTree, step: Int[Array, ""], batch: Batch, constants: RunConstants
-    ) -> tuple[MixtureState, Alignment | None]:
-        if not needs & {"alignment", "heldout_alignment"}:
-            return held, None
-        train, present = batch_gradients(model, params, batch, held.weights.shape[0])
-        if "last_gradients" in needs:
-            train = latest(held.gradients, train, present)
-            held = held._replace(gradients=train)
-        towards = heldout_gradients(model, params, constants.heldout) if "heldout_alignment" in needs else train
-        return held, align(train, towards, learning_rate(constants.numbers.optimizer, step, constants.numbers.horizon))
 
-    return find
+def observe(gathered: PyTree, context: Context, params: PyTree, step: Int[Array, ""]) -> tuple[Alignment, PyTree]:
+    """Gradients of the newest batch, at the parameters after it, towards each other or towards held-out rows'."""
+    model, constants, numbers = context.model, context.constants, context.constants.numbers
+    train, present = batch_gradients(model, params, context.batch, context.domains)
+    if "last_gradients" in context.needs:
+        gathered = train = latest(gathered, train, present)
+    heldout = "heldout_alignment" in context.needs
+    towards = heldout_gradients(model, params, constants.heldout) if heldout else train
+    return align(train, towards, learning_rate(numbers.optimizer, step, numbers.horizon)), gathered
+
+
+EVIDENCE = Evidence("alignment", start, gather, observe)

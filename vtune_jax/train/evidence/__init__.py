@@ -1,0 +1,1 @@
+"""Evidence that some methods need beside losses: one file for each kind."""

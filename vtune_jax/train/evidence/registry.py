@@ -1,0 +1,24 @@
+"""The kinds of evidence, found by looking: every module of this package with a constant `EVIDENCE` adds one."""
+
+import functools
+
+from vtune_jax.core.modules import constants_of
+from vtune_jax.core.needs import NEEDS, assert_known
+from vtune_jax.train.evidence.kind import Evidence
+
+
+@functools.cache
+def kinds() -> tuple[Evidence, ...]:
+    """All of them."""
+    return tuple(constants_of(__package__, "EVIDENCE"))
+
+
+def needed(needs: frozenset[str]) -> tuple[Evidence, ...]:
+    """The kinds that supply these needs of a method.
+
+    Raises:
+        ValueError: a need that nothing supplies.
+    """
+    assert_known(needs)
+    wanted = {NEEDS[need].evidence for need in needs}
+    return tuple(kind for kind in kinds() if kind.name in wanted)
