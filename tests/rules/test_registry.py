@@ -40,15 +40,6 @@ def test_a_factory_takes_the_fields_of_its_method_alone():
         rules.cvar_dro(form="online")
 
 
-def test_a_method_with_an_unknown_need_is_refused_when_it_is_built():
-    class Clairvoyant(rules.Static):
-        def method(self):
-            return super().method()._replace(needs=frozenset({"oracle"}))
-
-    with pytest.raises(ValueError, match=r"the method needs \['oracle'\], but what can be supplied is"):
-        Clairvoyant()
-
-
 FILE = '''
 """A method."""
 import dataclasses

@@ -1,5 +1,6 @@
 """What arms are given before they train is really made, once, and what cannot be given is refused."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 
 from tests.stages.experiment import write_experiment
-from vtune_jax import settings
+from vtune_jax import rules, settings
 from vtune_jax.core.filters import LocalLevel
 from vtune_jax.errors import UserError
+from vtune_jax.experiment.arms import Arm
 from vtune_jax.experiment.config import load
 from vtune_jax.machine.progress import Progress
 from vtune_jax.stages.pipeline import Pipeline
@@ -150,6 +152,15 @@ def test_an_arm_whose_needs_the_experiment_does_not_provide_is_refused(tmp_path,
     steps = "train.steps=30" if "proxy_share=0.5" in arm else "train.steps=15"
     with pytest.raises(UserError, match=message):
         load(write_experiment(tmp_path), (steps, f"arms=[{arm}]"))
+
+
+def test_a_method_with_an_unknown_need_is_refused_as_an_arm(small):
+    class Clairvoyant(rules.Static):
+        def method(self):
+            return super().method()._replace(needs=frozenset({"oracle"}))
+
+    with pytest.raises(ValueError, match=r"arms.static: the method needs \['oracle'\], but what can be supplied is"):
+        dataclasses.replace(load(small), arms=(Arm(method=Clairvoyant()),))
 
 
 OFFLINE = """arms=[

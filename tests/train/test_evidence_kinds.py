@@ -8,7 +8,6 @@ import vtune_jax.train.evidence
 from tests import tiny
 from tests.train.test_step import batch
 from vtune_jax import rules
-from vtune_jax.core.needs import NEEDS, Need
 from vtune_jax.core.types import evidence
 from vtune_jax.train.evidence import registry
 from vtune_jax.train.state import start
@@ -18,6 +17,7 @@ WORST = '''
 
 import jax.numpy as jnp
 
+from vtune_jax.core.needs import Need
 from vtune_jax.train.evidence.kind import Evidence
 
 
@@ -34,19 +34,22 @@ def observe(gathered, context, params, step):
     return gathered, jnp.zeros_like(gathered)
 
 
-EVIDENCE = Evidence("worst", start, gather, observe)
+EVIDENCE = Evidence(
+    "worst", start, gather, observe, needs=(Need("worst", "the largest loss of a token", evidence="worst"),)
+)
 '''
 
 
 @pytest.fixture
 def worst(tmp_path, monkeypatch):
-    """A new kind of evidence, by one file, and the word by which methods ask for it."""
+    """A new kind of evidence, by one file, with the word by which methods ask for it."""
     (tmp_path / "worst.py").write_text(WORST)
     monkeypatch.setattr(vtune_jax.train.evidence, "__path__", [*vtune_jax.train.evidence.__path__, str(tmp_path)])
-    monkeypatch.setitem(NEEDS, "worst", Need("worst", "the largest loss of a token", evidence="worst"))
-    registry.kinds.cache_clear()
+    for found in (registry.kinds, registry.known_needs):
+        found.cache_clear()
     yield
-    registry.kinds.cache_clear()
+    for found in (registry.kinds, registry.known_needs):
+        found.cache_clear()
 
 
 def test_a_kind_of_evidence_is_added_by_one_file_and_reaches_the_methods_that_need_it(worst):

@@ -88,11 +88,15 @@ NEEDS = {
 """Everything that can be supplied, by name."""
 
 
-def assert_known(needs: Iterable[str]) -> None:
+def assert_known(needs: Iterable[str], known: Iterable[str] = NEEDS) -> None:
     """Refuses needs that nothing can supply.
+
+    Args:
+        needs: of a method.
+        known: names of what can be supplied.
 
     Raises:
         ValueError: naming them, and what can be supplied.
     """
-    if unknown := set(needs) - set(NEEDS):
-        raise ValueError(f"the method needs {sorted(unknown)}, but what can be supplied is {sorted(NEEDS)}.")
+    if unknown := set(needs) - set(known):
+        raise ValueError(f"the method needs {sorted(unknown)}, but what can be supplied is {sorted(known)}.")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vtune_jax import settings
-from vtune_jax.core.needs import NEEDS, Job
+from vtune_jax.core.needs import Job, assert_known
 from vtune_jax.core.targets import make_targets
 from vtune_jax.data.corpora.config import CorpusConfig
 from vtune_jax.data.mixture.config import DataConfig, MixtureConfig
@@ -16,6 +16,7 @@ from vtune_jax.experiment.arms import Arm
 from vtune_jax.fits.config import TargetsConfig
 from vtune_jax.models import DecoderConfig, ModelConfig, model_configs
 from vtune_jax.rules import Static, Velocitune
+from vtune_jax.train.evidence.registry import known_needs
 from vtune_jax.train.loop import LoopConfig
 from vtune_jax.train.optimizer import OptimizerConfig
 
@@ -108,7 +109,9 @@ class ExperimentConfig:
         roomy = {"sizes": nothing + 1.0, "budget": np.array(1e-9)}
         method.init(make_targets(nothing, nothing, nothing, nothing, roomy))
         arm.method.assert_fits(names)
-        least = max((NEEDS[need].least_mixtures(len(names)) for need in method.needs), default=0)
+        known = known_needs()
+        assert_known(method.needs, known)
+        least = max((known[need].least_mixtures(len(names)) for need in method.needs), default=0)
         if self.proxies.mixtures < least:
             raise ValueError(
                 f"it needs runs at random mixtures; set proxies.mixtures to at least {least} "

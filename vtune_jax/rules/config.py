@@ -14,7 +14,6 @@ import numpy as np
 
 from vtune_jax.core.constraints import constrained
 from vtune_jax.core.filters import FilterConfig, NoFilter, filtered, gated
-from vtune_jax.core.needs import assert_known
 from vtune_jax.core.numbers import (
     assert_fields,
     is_off,
@@ -69,10 +68,9 @@ class MethodConfig:
         """The method on filtered losses, behind its gate and within its constraints.
 
         Raises:
-            ValueError: constraints that contradict each other, or a need that nothing can supply.
+            ValueError: constraints that contradict each other.
         """
         method, by = self.method(), self.filter.build()
-        assert_known(method.needs)
         method = gated(method if by is None else filtered(method, by), self.gate)
         return constrained(
             method,

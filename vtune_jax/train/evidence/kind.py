@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Int, PyTree
 
+from vtune_jax.core.needs import Need
 from vtune_jax.models import Batch, Model
 from vtune_jax.train.constants import RunConstants
 from vtune_jax.train.learn import Learned
@@ -35,3 +36,5 @@ class Evidence(NamedTuple):
     """`(gathered, context, learned) -> gathered`, after every optimiser step; `learned` holds the batch's losses."""
     observe: Callable[[PyTree, Context, PyTree, Int[Array, ""]], tuple[Any, PyTree]]
     """`(gathered, context, params, step) -> (evidence, gathered)`, at an update, at the parameters of now."""
+    needs: tuple[Need, ...] = ()
+    """Words by which methods ask for it, where they do not stand in `core.needs.NEEDS`."""
