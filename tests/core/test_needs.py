@@ -2,6 +2,7 @@ import pytest
 
 from vtune_jax.core.needs import NEEDS, assert_known
 from vtune_jax.core.types import Observation
+from vtune_jax.train.evidence.registry import kinds
 
 
 def test_what_nothing_can_supply_is_refused_with_what_can_be():
@@ -11,6 +12,6 @@ def test_what_nothing_can_supply_is_refused_with_what_can_be():
 
 
 @pytest.mark.parametrize("need", NEEDS.values(), ids=lambda need: need.name)
-def test_evidence_is_a_field_of_the_observation(need):
+def test_evidence_is_a_field_of_the_observation_or_a_kind_that_a_file_supplies(need):
     assert NEEDS[need.name] is need
-    assert need.evidence in ("", *Observation._fields)
+    assert need.evidence in ("", *Observation._fields, *(kind.name for kind in kinds()))
