@@ -41,7 +41,7 @@ class LossCurve:
 class MeasuredPoints:
     """The points behind a fit that all domains share."""
 
-    tokens: tuple[float, ...] = ()
+    tokens: tuple[int | float, ...] = ()
     loss: tuple[Known, ...] = ()  # [points][domains]
     run: tuple[int, ...] | None = None  # which run each point comes from; None: unknown
 
