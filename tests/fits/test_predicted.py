@@ -25,7 +25,7 @@ def of_curves(**options):
     losses = np.stack([3 + 0.5 / TOKENS**0.5, np.linspace(3, 3.2, 6)], axis=1)
     found = estimate_targets(TOKENS, losses, 1.0, initial_losses=INITIAL)
     curve = LossCurve.of(found, [10, 20], [(0.5,), (1.0,)])
-    points = MeasuredPoints.of(TOKENS, losses, np.zeros(6, int))
+    points = MeasuredPoints.of(np.arange(6), losses, np.zeros(6, int))
     options = {"policy": "last_seen", "names": ("a", "b"), "curve": curve, "points": points, **options}
     return found, PredictedTargets.from_estimate(found, INITIAL, **options)
 

@@ -15,7 +15,7 @@ from vtune_jax.fits.solver import Width
 def estimate_targets(
     tokens: np.ndarray,
     losses: np.ndarray,
-    target_tokens: float,
+    target_tokens: int | float,
     *,
     initial_losses: np.ndarray | None = None,
     current_losses: np.ndarray | None = None,

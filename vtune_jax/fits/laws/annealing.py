@@ -243,8 +243,8 @@ def to_fit(optimum: Optimum, units: tuple[np.ndarray, ...]) -> AnnealingFit:
 
 def predict(
     fit: AnnealingFit,
-    forward: float | Float[np.ndarray, "*points domains"],
-    annealed: float | Float[np.ndarray, "*points domains"],
+    forward: int | float | Float[np.ndarray, "*points domains"],
+    annealed: int | float | Float[np.ndarray, "*points domains"],
 ) -> Float[np.ndarray, "*points domains"]:
     """`E + exp(log_A - alpha log S1) - C S2`."""
     return np.asarray(fit.E + np.exp(fit.log_A - fit.alpha * np.log(forward)) - fit.C * annealed)

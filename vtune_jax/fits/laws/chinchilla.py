@@ -134,8 +134,8 @@ def to_fit(optimum: Optimum, units: tuple[np.ndarray, ...]) -> ChinchillaFit:
 
 def predict(
     fit: ChinchillaFit,
-    params: float | Float[np.ndarray, "*points domains"],
-    tokens: float | Float[np.ndarray, "*points domains"],
+    params: int | float | Float[np.ndarray, "*points domains"],
+    tokens: int | float | Float[np.ndarray, "*points domains"],
 ) -> Float[np.ndarray, "*points fits"]:
     """`E + exp(log_A - alpha log N) + exp(log_B - beta log D)`."""
     of_size, of_tokens = fit.log_A - fit.alpha * np.log(params), fit.log_B - fit.beta * np.log(tokens)

@@ -156,7 +156,7 @@ def to_fit(optimum: Optimum, units: tuple[np.ndarray, ...]) -> PowerLawFit:
 
 
 def predict(
-    fit: PowerLawFit, tokens: float | Float[np.ndarray, "*points domains"]
+    fit: PowerLawFit, tokens: int | float | Float[np.ndarray, "*points domains"]
 ) -> Float[np.ndarray, "*points domains"]:
     """`E + exp(log_B - beta log D)`."""
     return np.asarray(fit.E + np.exp(fit.log_B - fit.beta * np.log(tokens)))
