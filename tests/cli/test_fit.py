@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from tests.fits.laws.test_chinchilla import FOLDER, planted
-from vtune_jax.cli import fit_answer as fitting
 from vtune_jax.cli import main as cli
 
 TOKENS = np.geomspace(1e6, 3.2e7, 8)
@@ -248,11 +247,3 @@ def test_the_law_with_annealing_takes_areas(tmp_path, capsys):
     of = json.loads(asked(capsys, path, "--law", "LRA", "--json", "--no-plot")[1])["domains"]["all"]
     np.testing.assert_allclose([of["E"], of["alpha"], of["C"]], [2, 0.4, 0.01], rtol=1e-4)
     assert "needs tokens" in asked(capsys, path, "--law", "LRA", "--predict", "5")[2]
-
-
-def test_the_users_own_compilation_cache_is_respected(monkeypatch):
-    import jax
-
-    before = jax.config.values["jax_compilation_cache_dir"]
-    fitting.keep_compiled()
-    assert jax.config.values["jax_compilation_cache_dir"] == before

@@ -168,7 +168,8 @@ def _show(results: "Results", folder: Path | None, console: "Console") -> None:
 
     render_table(results, console)
     if folder:
-        console.print(f"report: {folder / 'report.html'}")
+        # A path that is broken into lines cannot be copied.
+        console.print(f"report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
 
 
 def kept(pipeline: "Pipeline") -> str:

@@ -243,7 +243,9 @@ def _from_table(inputs: TargetInputs, path: Path) -> PredictedTargets:
     if "params" in table.columns:
         return _from_sizes(inputs, table)
     tokens = table.columns["tokens"]
-    estimate = estimate_targets(tokens, table.losses, inputs.real.tokens, runs=table.runs, **_common(options, initial))
+    estimate = estimate_targets(
+        tokens, table.losses, float(inputs.real.tokens), runs=table.runs, **_common(options, initial)
+    )
     # One column per domain of its own: a report shows the points that all domains have.
     shared = bool((tokens == tokens[:, :1]).all())
     return _settled(
