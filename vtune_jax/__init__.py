@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vtune_jax.experiment.config import ExperimentConfig
     from vtune_jax.report.results import Results
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["__version__", "data", "fits", "rules", "run"]
 
