@@ -13,6 +13,14 @@ import pytest
 from tests.stages.experiment import write_experiment
 from vtune_jax.stages.store import locked
 
+FLAGS = ["--xla_backend_optimization_level=0"]
+"""Programs of tests are small and run a few times: compiling them well takes longer than running them badly."""
+if jax.__version_info__ < (0, 11):
+    # Newer versions do not know it, and end the process at a flag they do not know.
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+# XLA reads them when its first device starts; what the user sets comes later and wins.
+os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
+
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory):

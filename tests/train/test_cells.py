@@ -64,7 +64,7 @@ def test_sixteen_cells_train_side_by_side_as_each_alone_with_one_compilation(tog
             (of_cell[1].boundaries.weights, measured.boundaries.weights),
             (of_cell[0].mixture.weights, state.mixture.weights),
         ):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
         # Adam divides a gradient near zero by its own size, rounding included.
         for ours, theirs in zip(jax.tree.leaves(of_cell[0].params), jax.tree.leaves(state.params), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-4)

@@ -22,7 +22,8 @@ DEVICES = 4
 
 
 def started(program, *words, devices):
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags}
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, words)],
         env=environment,
