@@ -108,6 +108,7 @@ def test_units_that_are_no_tokens_are_warned_of(tmp_path, capsys):
         (None, ("--initial", "much"), "--initial is no number: 'much'"),
         (None, ("--level", "2"), "level must lie in"),
         (None, ("--plot", "/nowhere/at/all.png"), "cannot write the picture /nowhere/at/all.png"),
+        (None, ("--plot", "picture.nothing"), "cannot draw a picture of kind '.nothing'"),
         (None, ("--drop-worst", "9"), "of which 9 are to be left out"),
         (None, ("--drop-worst", "-3"), "must not be negative"),
         (None, ("--drop-head", "1.7"), "--drop-head is no whole number: '1.7'"),

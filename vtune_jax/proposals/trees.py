@@ -5,14 +5,13 @@ trees are LightGBM's, an extra: `pip install vtune-jax[offline]`.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from vtune_jax.errors import UserError
 
-Ties = Literal["all", "some"]
 Predict = Callable[[np.ndarray], np.ndarray]
 SETTINGS = {"objective": "regression", "learning_rate": 0.01, "seed": 42, "metric": ["l1", "l2"], "verbosity": -1}
 """Settings of LightGBM, as in the original."""
@@ -57,20 +56,18 @@ def fit_trees(
 
 
 def search_by_simulation(
-    predict: Predict, draws: Float[np.ndarray, "draws domains"], *, best: int = 128, ties: Ties = "all"
+    predict: Predict, draws: Float[np.ndarray, "draws domains"], *, best: int = 128
 ) -> tuple[Float[np.ndarray, " domains"], np.ndarray]:
     """The mean of the mixtures with the lowest predictions, and all predictions.
+
+    Trees predict the same loss for thousands of mixtures: every mixture that is as good as the last of the best counts.
+    The original takes those of them that numpy's unstable sort puts first, which differ between processors.
 
     Args:
         predict: the prediction of one loss.
         draws: mixtures to choose from.
         best: number of mixtures to average.
-        ties: trees predict the same loss for thousands of mixtures. "all" averages every mixture that is as good as the
-            last of the best; "some" takes those that numpy's unstable sort puts first, as the original does, which may
-            differ between processors.
     """
     predicted = predict(draws)
-    if ties == "some":
-        return draws[np.argsort(predicted)[:best]].mean(axis=0), predicted
     last = np.partition(predicted, best - 1)[best - 1]
     return draws[predicted <= last].mean(axis=0), predicted

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vtune_jax.errors import UserError
+from vtune_jax.machine.files import written_whole
 from vtune_jax.report.style import PALETTE as COLOURS
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def save_curves(
         axes.set(xscale="log", title=name, xlabel=abscissa)
     panels[0].set_ylabel("nats per token")
     panels[0].legend(fontsize=8, frameon=False)
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def save_residuals(path: Path, *, names: Sequence[str], predicted: Rows, losses: Rows) -> None:
@@ -74,7 +76,16 @@ def save_residuals(path: Path, *, names: Sequence[str], predicted: Rows, losses:
         axes.axhline(0, color="#333333", lw=0.8)
         axes.set(title=name, xlabel="fitted loss, nats per token")
     panels[0].set_ylabel("measured over fitted, %")
-    figure.savefig(path)
+    _save(figure, path)
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    format = path.suffix.removeprefix(".").lower() or "png"
+    known = figure.canvas.get_supported_filetypes()
+    if format not in known:
+        raise UserError(f"cannot draw a picture of kind '.{format}'", f"use one of {', '.join(sorted(known))}")
+    with written_whole(path) as file:
+        figure.savefig(file, format=format)
 
 
 def _panels(count: int) -> "tuple[Figure, list[Axes]]":
