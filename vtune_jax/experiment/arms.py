@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from vtune_jax import settings
-from vtune_jax.core.checks import assert_within
+from vtune_jax.core.checks import assert_name, assert_within
 from vtune_jax.rules.config import MethodConfig
 from vtune_jax.rules.registry import method_configs
 
@@ -19,6 +19,8 @@ class Arm:
     proxy_share: float = 0.0  # share of train.steps for which a proxy finds the mixture that the arm keeps; 0: no proxy
 
     def __post_init__(self) -> None:
+        if self.label:
+            assert_name(label=self.label)
         assert_within(0.0, 1.0, proxy_share=self.proxy_share)
         if not self.method.moves and (self.acts_on != "sampling" or self.proxy_share):
             raise ValueError("acts_on and proxy_share must be left alone where the mixture does not move.")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vtune_jax import settings
+from vtune_jax.core.checks import assert_name, name_from
 from vtune_jax.core.needs import Job, assert_known
 from vtune_jax.core.targets import make_targets
 from vtune_jax.data.corpora.config import CorpusConfig
@@ -80,6 +81,7 @@ class ExperimentConfig:
     arms: tuple[Arm, ...] = (Arm(method=Velocitune()), Arm(method=Static()))
 
     def __post_init__(self) -> None:
+        assert_name(name=self.name)
         domains = len(self.corpus.domains)
         for field, values in (
             ("mixture.weights", self.mixture.weights),
@@ -158,5 +160,5 @@ class ExperimentConfig:
 
 
 def load(path: Path, overrides: tuple[str, ...] = (), *, values: Mapping[str, Any] | None = None) -> ExperimentConfig:
-    """Reads an experiment from TOML; `name` defaults to the file's. See `settings.load`."""
-    return settings.load(ExperimentConfig, path, overrides, values=values, defaults={"name": path.stem})
+    """Reads an experiment from TOML, see `settings.load`; `name` defaults to `name_from` that of the file."""
+    return settings.load(ExperimentConfig, path, overrides, values=values, defaults={"name": name_from(path.stem)})

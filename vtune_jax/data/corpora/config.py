@@ -1,11 +1,11 @@
 """Which documents make up each domain; `corpora.prepare` makes token files of them."""
 
 import dataclasses
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from vtune_jax.core.checks import assert_name
 from vtune_jax.data.corpora import embedded
 from vtune_jax.data.corpora.documents import files_of
 from vtune_jax.data.corpora.tokenizer import TokenizerConfig
@@ -27,7 +27,7 @@ Exhaustion = Literal["repeat", "cap", "drop", "stop"]
 class DomainConfig:
     """Where one domain's documents come from, which of them are kept, and how often they may be read."""
 
-    name: str  # of letters, digits, '_', '-' and '.'; it stands in tables and file names
+    name: str  # at most 64 letters, digits, '_', '-' and '.'; it stands in tables and file names
     source: str  # a file, folder or glob of documents, embedded:NAME, or a .npy or .bin of tokens
     heldout: str = ""  # held-out documents or tokens, as source; empty: corpus.heldout_fraction of source is split off
     text_field: str = "text"  # the field or column that holds the text, in JSON lines, parquet, Arrow and JSON records
@@ -39,8 +39,7 @@ class DomainConfig:
     max_epochs: float = 0.0  # times that its rows may be read; "cap" needs it; 0: once under "drop" and "stop"
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
-            raise ValueError(f"name must be letters, digits, '_', '-' and '.', got '{self.name}'")
+        assert_name(name=self.name)
         if not self.source:
             raise ValueError("source must name a file, a folder, a glob or embedded:NAME, got ''")
         if self.min_bytes < 0 or self.max_bytes < 0:
