@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from tests.stages.experiment import write_experiment
 from vtune_jax.cli import main as cli
-from vtune_jax.core.checks import LONGEST_NAME, assert_name, name_from
+from vtune_jax.core.names import LONGEST_NAME, assert_name, name_from
 from vtune_jax.errors import UserError
 from vtune_jax.experiment import config
 

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Literal
 
 from vtune_jax import settings
-from vtune_jax.core.checks import assert_name, assert_within
+from vtune_jax.core.checks import assert_within
+from vtune_jax.core.names import assert_name
 from vtune_jax.rules.config import MethodConfig
 from vtune_jax.rules.registry import method_configs
 

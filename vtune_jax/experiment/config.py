@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vtune_jax import settings
-from vtune_jax.core.checks import assert_name, name_from
+from vtune_jax.core.names import assert_name, name_from
 from vtune_jax.core.needs import Job, assert_known
 from vtune_jax.core.targets import make_targets
 from vtune_jax.data.corpora.config import CorpusConfig

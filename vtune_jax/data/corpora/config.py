@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from vtune_jax.core.checks import assert_name
+from vtune_jax.core.names import assert_name
 from vtune_jax.data.corpora import embedded
 from vtune_jax.data.corpora.documents import files_of
 from vtune_jax.data.corpora.tokenizer import TokenizerConfig
