@@ -178,10 +178,15 @@ def main() -> None:
 
 
 def write() -> None:
-    """The newest record as a table."""
-    record = json.loads(RESULTS.read_text().splitlines()[-1])
+    """The newest record of each device as a table."""
+    newest = {record["device"]: record for record in map(json.loads, RESULTS.read_text().splitlines())}
+    replace_block(ROOT / "experiments" / "README.md", "rule speed", "\n\n".join(map(described, newest.values())))
+
+
+def described(record: dict[str, Any]) -> str:
+    """A table and two sentences."""
     cells = record["microseconds"]
-    header = ["µs per update: eager numpy / jitted / vmapped (eager to vmapped)", *(f"{k} domains" for k in cells)]
+    header = [f"{record['device']}, µs per update", *(f"{k} domains" for k in cells)]
     rows = [
         [
             name,
@@ -193,14 +198,13 @@ def write() -> None:
         ]
         for name in next(iter(cells.values()))
     ]
-    worst = max(of["jitted"] for of in cells["1000"].values()) if "1000" in cells else float("nan")
+    worst = max(of["jitted"] for of in cells["1000"].values())
     fit = record["ado_fit_seconds"]
-    text = (
+    return (
         f"{markdown(header, rows)}\n\nThe slowest jitted update at 1,000 domains takes {worst / 1e6 / STEP_S:.2%} of a "
+        f"step of 50 ms. ADO's fit of 7 domains through 400 points: {fit['later']:.2f} s, "
+        f"{fit['first']:.1f} s with its compilation."
     )
-    text += f"step of 50 ms. ADO's fit of 7 domains through 400 points: {fit['later']:.2f} s, "
-    text += f"{fit['first']:.1f} s with its compilation."
-    replace_block(ROOT / "experiments" / "README.md", "rule speed", text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What moving weights cost: steps of four loops, alternated in one process, as ratios to the static mixture.
+"""What moving weights cost: steps of five loops, alternated in one process, as ratios to the static mixture.
 
     python -m experiments.step_time.measure                  # appends a line to results.jsonl
     python -m experiments.step_time.measure --return-freed   # the same without vtune_jax.machine.memory
@@ -33,6 +33,7 @@ from vtune_jax.machine.memory import keep_freed_memory
 from vtune_jax.models import DecoderConfig, build
 from vtune_jax.rules import Static, Velocitune
 from vtune_jax.train.constants import RunConstants
+from vtune_jax.train.device_engine import DeviceEngine, compile_segment
 from vtune_jax.train.heldout import Heldout, make_evaluate
 from vtune_jax.train.host_engine import HostEngine, compile_step
 from vtune_jax.train.numbers import run_numbers
@@ -46,6 +47,7 @@ LOOPS = {
     "static": "static weights, no held-out evaluation",
     "moving": "Velocitune, no held-out evaluation",
     "evaluated": "Velocitune with its held-out evaluations",
+    "device": "the same, batches gathered on the device",
 }
 
 
@@ -132,13 +134,17 @@ def make_loop(name: str, setting: Setting) -> Callable[[int], None]:
     if name == "bare":
         return bare_loop(setting, stores, model, params, optimizer.numbers())
     method = Static() if name == "static" else Velocitune(floor=0.01)
-    evaluate = make_evaluate(model, 32) if name == "evaluated" else known_losses
+    evaluate = make_evaluate(model, 32) if name in ("evaluated", "device") else known_losses
     read = [store.read(np.arange(setting.heldout_rows, dtype=np.uint32))["tokens"] for store in stores]
     numbers = run_numbers(steps=100_000, interval=setting.interval, optimizer=optimizer, method=method)
     constants = RunConstants(heldout={"tokens": jnp.asarray(np.stack(read))}, numbers=numbers)
     train_step = make_train_step(model, method, evaluate)
     spec = PlanSpec(rows=tuple(map(len, stores)), batch=setting.batch, seed=0)
-    engine = HostEngine(compile_step(train_step), spec, stores, constants)
+    engine: DeviceEngine | HostEngine
+    if name == "device":
+        engine = DeviceEngine(compile_segment(train_step, spec, setting.sequence), spec, stores, constants)
+    else:
+        engine = HostEngine(compile_step(train_step), spec, stores, constants)
     ones = np.ones(setting.domains)
     targets = make_targets(9 * ones, np.linspace(1, 5, setting.domains), 0.1 * ones, ones / setting.domains)
     state = start(params, method, targets)
@@ -198,7 +204,11 @@ def write() -> None:
         for record in newest.values()
     ]
     rows = [
-        [purpose] + [f"{record['milliseconds'][name]:.2f} ({record['ratio'][name]:.3f})" for record in newest.values()]
+        [purpose]
+        + [
+            f"{record['milliseconds'][name]:.2f} ({record['ratio'][name]:.3f})" if name in record["ratio"] else "–"
+            for record in newest.values()
+        ]
         for name, purpose in LOOPS.items()
     ]
     replace_block(ROOT / "experiments" / "README.md", "step time", markdown(header, rows))

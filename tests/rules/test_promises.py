@@ -93,6 +93,7 @@ def observation(loss, tokens, step=10, weights=None):
 
 @functools.cache
 def built(name, floor=0.0):
+    """The same method each time it is asked for, which `jit` compiles once for each shape."""
     return with_floor(CONFIGS[name]().build(), floor)
 
 
@@ -103,10 +104,10 @@ def one_update(method, targets, evidence):
 
 
 @EVERY_METHOD
-@pytest.mark.parametrize("domains", [1, 2, 7, 1000])
+@pytest.mark.parametrize("domains", [1, 4, 1000])
 def test_weights_stay_on_the_simplex(name, domains):
     targets, loss, tokens = problem(0, domains)
-    new = one_update(CONFIGS[name]().build(), targets, observation(loss, tokens))
+    new = one_update(built(name), targets, observation(loss, tokens))
     assert (np.asarray(new) >= 0).all()
     np.testing.assert_allclose(np.asarray(new, np.float64).sum(), 1.0, atol=1e-5)
 
@@ -129,10 +130,10 @@ def test_any_evidence_keeps_weights_finite_on_the_simplex_and_above_the_floor(na
 
 
 @pytest.mark.parametrize("name", sorted(set(CONFIGS) - PROBING - PLACED))
-@given(seed=st.integers(0, 10**6), order=st.permutations(range(6)))
+@given(seed=st.integers(0, 10**6), order=st.permutations(range(4)))
 @settings(max_examples=20, deadline=None)
 def test_permuting_domains_permutes_weights(name, seed, order):
-    targets, loss, tokens = problem(seed, 6)
+    targets, loss, tokens = problem(seed, 4)
     order = np.array(order)
     method = built(name)
     straight = np.asarray(one_update(method, targets, observation(loss, tokens)))
@@ -157,7 +158,7 @@ def test_jit_traces_once_per_shape(name):
 
 @EVERY_METHOD
 def test_vmap_over_seeds_equals_a_loop(name):
-    method = CONFIGS[name]().build()
+    method = built(name)
     cases = [problem(seed, 4) for seed in range(5)]
     targets = jax.tree.map(lambda *rows: jnp.stack(rows), *(case[0] for case in cases))
     evidence = jax.tree.map(lambda *rows: jnp.stack(rows), *(observation(*case[1:]) for case in cases))
@@ -193,7 +194,7 @@ def test_float64_is_kept(name):
 @EVERY_METHOD
 def test_no_evidence_at_all_moves_nothing(name):
     targets, loss, _ = problem(5, 4)
-    new = one_update(CONFIGS[name]().build(), targets, observation(loss, np.zeros(4, np.int64)))
+    new = one_update(built(name), targets, observation(loss, np.zeros(4, np.int64)))
     np.testing.assert_allclose(new, targets.prior, rtol=1e-6)
 
 
@@ -251,13 +252,13 @@ def test_a_run_through_extreme_evidence_stays_on_the_simplex_and_above_the_floor
 @pytest.mark.parametrize("name", sorted(set(CONFIGS) - FITTING))
 def test_float32_stays_close_to_float64_over_a_run(name, record_property):
     targets, evidence = sequence(8)
-    single = np.asarray(many_updates(built(name), targets, evidence), np.float64)
+    single = np.asarray(many_updates(built(name, FLOOR), targets, evidence), np.float64)
     with jax.enable_x64(True):
         targets, evidence = jax.tree.map(
             lambda leaf: np.asarray(leaf, np.float64) if leaf.dtype == jnp.float32 else np.asarray(leaf),
             (targets, evidence),
         )
-        double = np.asarray(many_updates(CONFIGS[name]().build(), *jax.tree.map(jnp.asarray, (targets, evidence))))
+        double = np.asarray(many_updates(built(name, FLOOR), *jax.tree.map(jnp.asarray, (targets, evidence))))
     error = float(np.abs(single - double).max())
     record_property("largest error of a weight in float32", error)
     assert double.dtype == np.float64

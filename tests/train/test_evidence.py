@@ -162,7 +162,8 @@ def test_weights_on_the_loss_equal_to_the_prior_change_nothing():
     method = rules.GroupDro(step_size=1.0)
     sampled, weighed = (tiny.jitted(method, acts_on=acts_on) for acts_on in ("sampling", "loss"))
     one, other = (step(started(method), batch(5), constants(method))[0] for step in (sampled, weighed))
-    np.testing.assert_allclose(flat(one.params), flat(other.params), rtol=1e-6, atol=1e-9)
+    # The absolute part is a millionth of Adam's step: a parameter that it takes close to zero keeps its rounding.
+    np.testing.assert_allclose(flat(one.params), flat(other.params), rtol=1e-6, atol=1e-8)
 
 
 def test_a_need_that_nobody_supplies_is_refused_before_anything_is_compiled():

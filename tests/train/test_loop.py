@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -134,10 +135,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_keeps_the_ch
     step = engine._train_step
 
     def poisoned(state, batch, constants):
-        state, metrics = step(state, batch, constants)
+        state, metrics = step.learn(state, batch, constants)
         return state, {**metrics, "loss": np.where(int(state.step) == 15, np.nan, metrics["loss"])}
 
-    engine._train_step = poisoned
+    engine._train_step = dataclasses.replace(step, learn=poisoned)
     with pytest.raises(UserError, match=r"the loss is nan .* at step 15; the last good checkpoint is kept"):
         tiny.carry_out(tiny.run(tmp_path), engine)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
@@ -151,12 +152,12 @@ def test_weights_that_are_no_shares_stop_the_run_before_they_are_saved(tmp_path,
     step = engine._train_step
 
     def broken(state, batch, constants):
-        state, metrics = step(state, batch, constants)
+        state = step.update(state, batch, constants)
         if int(state.step) == 10:
             state = state._replace(mixture=state.mixture._replace(weights=np.float32(bad)))
-        return state, metrics
+        return state
 
-    engine._train_step = broken
+    engine._train_step = dataclasses.replace(step, update=broken)
     with pytest.raises(UserError, match="weights after step 10 are .* not shares of one"):
         tiny.carry_out(tiny.run(tmp_path), engine)
     assert [json.loads(line)["step"] for line in (tmp_path / "updates.jsonl").read_text().splitlines()] == [5]

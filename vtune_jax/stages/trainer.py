@@ -29,7 +29,7 @@ from vtune_jax.train.constants import RunConstants
 from vtune_jax.train.device_engine import CompiledSegment, DeviceEngine, compile_segment
 from vtune_jax.train.engine import Engine
 from vtune_jax.train.heldout import make_evaluate
-from vtune_jax.train.host_engine import CompiledStep, HostEngine, compile_step
+from vtune_jax.train.host_engine import HostEngine, compile_step
 from vtune_jax.train.listeners import MetricsFiles, Shown
 from vtune_jax.train.loop import LoopConfig, Run, final_params
 from vtune_jax.train.numbers import run_numbers
@@ -82,10 +82,10 @@ class Programs:
         self.model, self.mesh = model, mesh
         self._evaluate = make_evaluate(model, rows_at_once, mesh)
         self.evaluate = jax.jit(self._evaluate)
-        self._steps: dict[Any, CompiledStep] = {}
+        self._steps: dict[Any, TrainStep] = {}
         self._segments: dict[Any, CompiledSegment] = {}
 
-    def step(self, run: "TrainingRun") -> CompiledStep:
+    def step(self, run: "TrainingRun") -> TrainStep:
         """The compiled step of a method for the host engine, made once for each structure."""
         key = (structure_of(run.method), run.acts_on)
         if key not in self._steps:

@@ -1,6 +1,6 @@
 """Batches read by the host through grain: for corpora of any size and any number of processes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,16 +21,13 @@ from vtune_jax.train.mixture_engine import Made, MixtureEngine
 from vtune_jax.train.state import TrainState
 from vtune_jax.train.step import StepMetrics, TrainStep
 
-CompiledStep = Callable[..., tuple[TrainState, StepMetrics]]
-"""`(state, batch, constants) -> (state, metrics)`, the state's memory reused."""
-
 
 class HostEngine(MixtureEngine):
     """Rows are read by the host, batch by batch; for corpora of any size and any number of processes."""
 
     def __init__(
         self,
-        train_step: CompiledStep,
+        train_step: TrainStep,
         spec: PlanSpec,
         stores: Sequence[RowStore],
         constants: RunConstants,
@@ -42,7 +39,7 @@ class HostEngine(MixtureEngine):
         """Prepares the iterator; `start` gives it its position.
 
         Args:
-            train_step: jitted, first argument donated; see `compile_step`.
+            train_step: of compiled parts, see `compile_step`.
             spec: of the global batch.
             stores: the rows of each domain.
             constants: of the run; the seed among its numbers takes the place of the spec's.
@@ -80,6 +77,7 @@ class HostEngine(MixtureEngine):
             self._iterator.post(self._step // self._interval, np.asarray(state.mixture.pending))
         pending: list[StepMetrics] = []
         stop: End | UserError | None = None
+        placed: Batch = {}
         while len(pending) < steps:
             try:
                 batch = next(self._iterator)
@@ -89,8 +87,11 @@ class HostEngine(MixtureEngine):
             except UserError as failure:
                 stop = failure
                 break
-            state, metrics = self._train_step(state, self._place(batch), self._constants)
+            placed = self._place(batch)
+            state, metrics = self._train_step.learn(state, placed, self._constants)
             pending.append(metrics)
+        if pending and self._step + len(pending) == self.next_stop(self._step):
+            state = self._train_step.update(state, placed, self._constants)
         return state, jax.device_get(pending), stop
 
     def close(self) -> None:
@@ -107,6 +108,10 @@ class HostEngine(MixtureEngine):
         return {**arrays, "cursor": cursor, "available": available(np, self._spec, cursor)}
 
 
-def compile_step(train_step: TrainStep) -> CompiledStep:
-    """The jitted form for `HostEngine`: the old state's memory is reused for the new one."""
-    return jax.jit(train_step, donate_argnums=0)
+def compile_step(train_step: TrainStep) -> TrainStep:
+    """The same of two jitted parts, each of which reuses the memory of the state it is given.
+
+    The host knows when an update is due. A program that asked the state would make an accelerator's host wait for the
+    answer at every step.
+    """
+    return TrainStep(*(jax.jit(part, donate_argnums=0) for part in (train_step.learn, train_step.update)))
