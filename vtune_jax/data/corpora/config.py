@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from vtune_jax.core.names import assert_name
 from vtune_jax.data.corpora import embedded
-from vtune_jax.data.corpora.documents import files_of
+from vtune_jax.data.corpora.listing import files_of
 from vtune_jax.data.corpora.tokenizer import TokenizerConfig
 from vtune_jax.data.tokens.manifest import SCHEMA_VERSION
 from vtune_jax.errors import UserError
@@ -46,7 +46,7 @@ class DomainConfig:
             raise ValueError(f"min_bytes and max_bytes must not be negative, got {self.min_bytes}, {self.max_bytes}")
         if self.max_bytes and self.min_bytes > self.max_bytes:
             raise ValueError(f"min_bytes must be at most max_bytes, got {self.min_bytes} and {self.max_bytes}")
-        if self.heldout and self.is_tokens != self.heldout.endswith(TOKEN_ARRAYS):
+        if self.heldout and self.is_tokens != self.heldout.lower().endswith(TOKEN_ARRAYS):
             raise ValueError(f"heldout must be of the source's kind (documents or tokens), got '{self.heldout}'")
         if self.max_epochs < 0:
             raise ValueError(f"max_epochs must not be negative, got {self.max_epochs}")
@@ -58,7 +58,7 @@ class DomainConfig:
     @property
     def is_tokens(self) -> bool:
         """Whether the source is a file of tokens, not of documents."""
-        return self.source.endswith(TOKEN_ARRAYS)
+        return self.source.lower().endswith(TOKEN_ARRAYS)
 
     def limit(self, rows: int) -> int | None:
         """Most rows ever read of the domain if an epoch has `rows` rows; None: no limit."""
@@ -128,7 +128,7 @@ def _content(domain: DomainConfig, source: str, hashed: Callable[[Path], str]) -
         return embedded.fingerprint(source.removeprefix(EMBEDDED))
     if domain.is_tokens:
         return [hashed(array_file(domain, source))]
-    return [hashed(path) for path in files_of(source, domain.name)]
+    return [hashed(path) for path in files_of(source, domain.name).files]
 
 
 def array_file(domain: DomainConfig, source: str) -> Path:

@@ -1,19 +1,14 @@
-"""Documents from files, one at a time: JSON lines and text (plain, gzip, zstd), parquet, Arrow, ArrayRecord.
+"""Documents from files, one at a time: JSON lines and text (plain or compressed), parquet, Arrow, ArrayRecord.
 
 A file of JSON lines or of parquet can be read in spans, so that several workers share a large file.
 """
 
-import glob
-import gzip
-import io
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import zstandard
-
+from vtune_jax.data.corpora.compressed import DAMAGED, MARK, binary, first_line, packing_of
 from vtune_jax.errors import UserError
 
 Span = tuple[int, int]
@@ -27,7 +22,8 @@ class DocumentReader:
         """Opens nothing.
 
         Args:
-            text_field: the field of a JSON object, or the column of a table, that holds the text.
+            text_field: the field of a JSON object, or the column of a table, that holds the text; `a.b` is the field b
+                of the object a, if no field has that name itself.
             skip_bad: documents that cannot be read are counted in `skipped` instead of raising.
         """
         self._text_field = text_field
@@ -44,11 +40,15 @@ class DocumentReader:
         Raises:
             UserError: a document, or the whole file, cannot be read; the message names file and line.
         """
-        suffix = _suffix(path)
+        kind = format_of(path)
+        if kind is None:
+            raise UserError(f"{path} has an unknown format", f"use one of {', '.join(FORMATS)}")
         try:
-            yield from READERS[suffix](self, path) if span is None else _IN_PARTS[suffix][1](self, path, span)
-        except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+            yield from FORMATS[kind](self, path) if span is None else _IN_PARTS[kind][1](self, path, span)
+        except DAMAGED as error:
             raise UserError(f"{path} is damaged ({error})", "fetch or compress it again") from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror or error})", "make the file readable") from error
 
     def _bad(self, where: str, problem: str, fix: str) -> None:
         if not self._skip_bad:
@@ -56,31 +56,76 @@ class DocumentReader:
         self.skipped += 1
 
     def _json_lines(self, path: Path) -> Iterator[str]:
-        with _binary(path) as file:
+        with binary(path) as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    text = self._json_text(line, f"{path}, line {number}")
-                    if text is not None:
-                        yield text
+                text = self._json_text(line, f"{path}, line {number}")
+                if text is not None:
+                    yield text
+
+    def _json(self, path: Path) -> Iterator[str]:
+        """Lines of objects, or one array of objects, which is held in memory."""
+        if not first_line(path).startswith(b"["):
+            yield from self._json_lines(path)
+            return
+        with binary(path) as file:
+            content = file.read()
+        records = self._parsed(content, str(path))
+        for number, record in enumerate(records if isinstance(records, list) else [], start=1):
+            text = self._text_of(record, f"{path}, entry {number}")
+            if text is not None:
+                yield text
 
     def _json_text(self, line: bytes, where: str) -> str | None:
+        if not line.strip():
+            return None
+        record = self._parsed(line, where)
+        return None if record is _NOTHING else self._text_of(record, where)
+
+    def _parsed(self, content: bytes, where: str) -> Any:
+        """The value, or `_NOTHING` after a word on what is wrong."""
         try:
-            record = json.loads(line.decode("utf-8"))
+            # A file of Windows begins with a mark, and so does each part of several that were joined.
+            return _parse(content.removeprefix(MARK).decode("utf-8"))
         except UnicodeDecodeError as error:
             self._bad(where, f"not UTF-8 (byte {error.start + 1} of the line)", "convert the file to UTF-8")
-            return None
         except json.JSONDecodeError as error:
             self._bad(where, f"broken JSON ({error.msg}, column {error.colno})", "mend the line")
-            return None
-        if not isinstance(record, dict) or self._text_field not in record:
+        except RecursionError:
+            self._bad(where, "JSON that is nested too deeply", "mend the line")
+        return _NOTHING
+
+    def _text_of(self, record: Any, where: str) -> str | None:
+        value = _field(record, self._text_field)
+        if value is _NOTHING:
             found = ", ".join(map(repr, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
-            self._bad(where, f"no field '{self._text_field}'; found {found}", "set text_field to the right name")
+            self._bad(where, f"no field '{self._text_field}'; found {found:.400}", "set text_field to the right name")
             return None
-        text = record[self._text_field]
-        if not isinstance(text, str):
-            self._bad(where, f"field '{self._text_field}' is no string but {text!r:.40}", "set text_field to a text")
+        return self._checked(value, where, "field")
+
+    def _checked(self, value: Any, where: str, what: str) -> str | None:
+        """The value if it is text that UTF-8 can hold; None, which is no document, stays None."""
+        if value is None:
             return None
-        return text
+        if isinstance(value, bytes):
+            try:
+                return value.decode("utf-8")
+            except UnicodeDecodeError as error:
+                self._bad(where, f"not UTF-8 (byte {error.start + 1} of the text)", "convert it to UTF-8")
+                return None
+        if not isinstance(value, str):
+            fix = "set text_field to a text"
+            if isinstance(value, list):
+                turns = value and isinstance(value[0], dict)
+                fix = f"join the {'turns' if turns else 'parts'} of each document into one text beforehand"
+            self._bad(where, f"{what} '{self._text_field}' is no string but {value!r:.40}", fix)
+            return None
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            problem = f"character {error.start + 1} of the text is half of a pair (a lone surrogate)"
+            self._bad(where, problem, "mend the program that wrote it")
+            return None
+        return value
 
     def _json_lines_within(self, path: Path, span: Span) -> Iterator[str]:
         first, last = span
@@ -90,16 +135,15 @@ class DocumentReader:
                 file.seek(first - 1)
                 file.readline()
             while (start := file.tell()) < last and (line := file.readline()):
-                if line.strip():
-                    text = self._json_text(line, f"{path}, the line at byte {start:,}")
-                    if text is not None:
-                        yield text
+                text = self._json_text(line, f"{path}, the line at byte {start:,}")
+                if text is not None:
+                    yield text
 
     def _text(self, path: Path) -> Iterator[str]:
-        with _binary(path) as file:
+        with binary(path) as file:
             content = file.read()
         try:
-            yield content.decode("utf-8")
+            yield content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             self._bad(str(path), f"not UTF-8 (byte {error.start + 1})", "convert the file to UTF-8")
 
@@ -109,10 +153,10 @@ class DocumentReader:
 
         try:
             file = pyarrow.parquet.ParquetFile(path)
-            self._assert_column(path, file.schema_arrow.names)
             groups = list(range(*span) if span else range(file.num_row_groups))
             first_row = sum(file.metadata.row_group(group).num_rows for group in range(groups[0])) if groups else 0
-            batches = file.iter_batches(batch_size=1024, row_groups=groups, columns=[self._text_field])
+            column = self._column_of(path, file.schema_arrow.names)
+            batches = file.iter_batches(batch_size=1024, row_groups=groups, columns=[column])
             yield from self._column(path, batches, first_row)
         except pyarrow.ArrowException as error:
             reason = str(error).splitlines()[0]
@@ -130,8 +174,8 @@ class DocumentReader:
                 except pyarrow.ArrowInvalid:
                     reader = pyarrow.ipc.open_file(memory)
                     batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
-                self._assert_column(path, reader.schema.names)
-                yield from self._column(path, (batch.select([self._text_field]) for batch in batches), 0)
+                column = self._column_of(path, reader.schema.names)
+                yield from self._column(path, (batch.select([column]) for batch in batches), 0)
         except pyarrow.ArrowException as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no readable Arrow file ({reason})", "write it again") from error
@@ -161,53 +205,84 @@ class DocumentReader:
             return None
         if text.startswith("{"):
             try:
-                found = json.loads(text)
-            except json.JSONDecodeError:
+                found = _parse(text)
+            except (ValueError, RecursionError):
                 return text
             if isinstance(found, dict):
-                return self._json_text(record, where)
+                return self._text_of(found, where)
         return text
 
-    def _assert_column(self, path: Path, columns: list[str]) -> None:
-        if self._text_field not in columns:
+    def _column_of(self, path: Path, columns: list[str]) -> str:
+        """The column that has the text, or the object that does."""
+        names = (self._text_field, self._text_field.partition(".")[0])
+        column = next((name for name in names if name in columns), None)
+        if column is None:
             raise UserError(
-                f"{path}: no column '{self._text_field}'; found {', '.join(map(repr, columns))}",
+                f"{path}: no column '{self._text_field}'; found {', '.join(map(repr, columns)):.400}",
                 "set text_field to the right name",
             )
+        return column
 
     def _column(self, path: Path, batches: Iterable[Any], row: int) -> Iterator[str]:
         for batch in batches:
+            name = batch.schema.names[0]
             for value in batch.column(0).to_pylist():
                 row += 1
-                if isinstance(value, str):
-                    yield value
-                else:
-                    problem = f"column '{self._text_field}' is no string but {value!r:.40}"
-                    self._bad(f"{path}, row {row}", problem, "set text_field to a text column")
+                text = self._row_text({name: value}, f"{path}, row {row}")
+                if text is not None:
+                    yield text
+
+    def _row_text(self, record: dict[str, Any], where: str) -> str | None:
+        value = _field(record, self._text_field)
+        # An object that is missing as a whole has no text either.
+        return self._checked(None if value is _NOTHING else value, where, "column")
 
 
-READERS: dict[str, Callable[[DocumentReader, Path], Iterator[str]]] = {
+_NOTHING: Any = object()
+
+
+def _parse(text: str) -> Any:
+    """JSON, with integers of any length: Python refuses to read more than 4,300 digits."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=float)
+
+
+def _field(record: Any, name: str) -> Any:
+    """The field of that name; else, of `a.b`, the field b of the object a; `_NOTHING` if there is neither."""
+    if not isinstance(record, dict):
+        return _NOTHING
+    if name in record:
+        return record[name]
+    first, dot, rest = name.partition(".")
+    return _field(record[first], rest) if dot and first in record else _NOTHING
+
+
+FORMATS: dict[str, Callable[[DocumentReader, Path], Iterator[str]]] = {
     ".jsonl": DocumentReader._json_lines,
-    ".jsonl.gz": DocumentReader._json_lines,
-    ".jsonl.zst": DocumentReader._json_lines,
+    ".ndjson": DocumentReader._json_lines,
+    ".jsonlines": DocumentReader._json_lines,
+    ".json": DocumentReader._json,
     ".txt": DocumentReader._text,
-    ".txt.gz": DocumentReader._text,
-    ".txt.zst": DocumentReader._text,
     ".parquet": DocumentReader._parquet,
     ".arrow": DocumentReader._arrow,
     ".array_record": DocumentReader._array_record,
     ".arrayrecord": DocumentReader._array_record,
 }
+"""How the names of documents' files end, in small or capital letters."""
 SPAN_BYTES = 64 << 20
 """Files larger than this are read in parts of about this size, where their format allows it."""
 
 
 def spans(path: Path, size: int = SPAN_BYTES) -> list[Span | None]:
     """Spans of about `size` bytes that cover a file; `[None]` if it is smaller or can be read as a whole only."""
-    suffix = _suffix(path)
-    if path.stat().st_size <= size or suffix not in _IN_PARTS:
+    kind = format_of(path)
+    if path.stat().st_size <= size or kind not in _IN_PARTS or packing_of(path):
         return [None]
-    return list(_IN_PARTS[suffix][0](path, size))
+    return list(_IN_PARTS[kind][0](path, size))
 
 
 def _byte_spans(path: Path, size: int) -> list[Span]:
@@ -231,53 +306,23 @@ def _group_spans(path: Path, size: int) -> list[Span]:
 _IN_PARTS: dict[
     str, tuple[Callable[[Path, int], list[Span]], Callable[[DocumentReader, Path, Span], Iterator[str]]]
 ] = {
-    ".jsonl": (_byte_spans, DocumentReader._json_lines_within),
+    **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines"), (_byte_spans, DocumentReader._json_lines_within)),
     ".parquet": (_group_spans, DocumentReader._parquet),
 }
 
 
-def files_of(source: str, domain: str) -> list[Path]:
-    """The files that a source names, sorted: a file, all files below a folder, or those that match a glob.
-
-    Raises:
-        UserError: the source does not exist, or has no file of a known format.
-    """
-    path = Path(source)
-    supported = ", ".join(READERS)
-    if path.is_file():
-        if _suffix(path) not in READERS:
-            raise UserError(f"domain '{domain}': {path} has an unknown format", f"use one of {supported}")
-        return [path]
-    if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
-        found = _data_files(path)
-    elif path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file() and _suffix(file) in READERS)
-    else:
-        found = sorted(Path(match) for match in glob.glob(source, recursive=True) if _suffix(Path(match)) in READERS)
-    if not found:
-        what = "holds no file that can be read" if path.is_dir() else "does not exist"
-        raise UserError(f"domain '{domain}': {source} {what}", f"give a file, folder or glob of {supported}")
-    return found
+def format_of(path: Path) -> str | None:
+    """The format of a file by its name, a key of `FORMATS`; None if it is unknown."""
+    packing = packing_of(path)
+    name = path.name.lower().removesuffix(packing)
+    kind = next((kind for kind in FORMATS if name.endswith(kind)), None)
+    return None if packing and kind in (".parquet", ".arrow", ".array_record", ".arrayrecord") else kind
 
 
-def _data_files(folder: Path) -> list[Path]:
-    """The files of a Hugging Face dataset saved to disk, without the caches that lie beside them."""
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    found = [folder / entry["filename"] for entry in state.get("_data_files", [])]
-    missing = [file for file in found if not file.is_file()]
-    if missing:
-        raise UserError(f"the dataset {folder} lacks its file {missing[0].name}", "save it to disk again")
-    return found
-
-
-def _suffix(path: Path) -> str:
-    name = path.name.lower()
-    return next((suffix for suffix in sorted(READERS, key=len, reverse=True) if name.endswith(suffix)), path.suffix)
-
-
-def _binary(path: Path) -> io.BufferedReader | IO[bytes]:
-    if path.name.endswith(".gz"):
-        return io.BufferedReader(gzip.open(path, "rb"))
-    if path.name.endswith(".zst"):
-        return io.BufferedReader(zstandard.open(path, "rb"))
-    return path.open("rb")
+def holds_lines(path: Path) -> bool:
+    """Whether a `.json` holds documents, not settings: lines of whole objects, or an array of objects."""
+    try:
+        line = first_line(path)
+        return line.startswith(b"[") or isinstance(_parse(line.decode("utf-8")), dict)
+    except (*DAMAGED, ValueError, RecursionError):
+        return False

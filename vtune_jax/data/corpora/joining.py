@@ -147,7 +147,7 @@ def _borrowed(
     entries: dict[Side, SideEntry] = {}
     for side, source in sources.items():
         path = array_file(domain, source).absolute()
-        array = np.load(path, mmap_mode="r") if path.suffix == ".npy" else np.memmap(path, dtype, "r")
+        array = np.load(path, mmap_mode="r") if path.suffix.lower() == ".npy" else np.memmap(path, dtype, "r")
         if array.ndim != 1 or array.dtype != dtype:
             raise UserError(
                 f"domain '{domain.name}': {source} holds {array.dtype} of {array.ndim} dimensions, not {dtype} of one",

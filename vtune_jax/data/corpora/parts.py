@@ -15,7 +15,8 @@ import numpy as np
 
 from vtune_jax.data.corpora import embedded
 from vtune_jax.data.corpora.config import EMBEDDED, CorpusConfig, DomainConfig
-from vtune_jax.data.corpora.documents import DocumentReader, Span, files_of, spans
+from vtune_jax.data.corpora.documents import DocumentReader, Span, spans
+from vtune_jax.data.corpora.listing import files_of
 from vtune_jax.machine.files import read_json, replacing, write_json, write_whole, written_whole
 from vtune_jax.machine.work import WorkEngine, do_all
 
@@ -113,7 +114,7 @@ def parts_of(domain: DomainConfig, config: CorpusConfig) -> Iterator[Part]:
         if source.startswith(EMBEDDED):
             yield Part(domain, own_heldout, source, None, 1 << 20, config.skip_bad)
         elif source:
-            for path in files_of(source, domain.name):
+            for path in files_of(source, domain.name).files:
                 within = spans(path)
                 size = path.stat().st_size // len(within)
                 yield from (Part(domain, own_heldout, str(path), span, size, config.skip_bad) for span in within)

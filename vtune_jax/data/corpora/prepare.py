@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vtune_jax.data.corpora.config import CorpusConfig, DomainConfig
+from vtune_jax.data.corpora.config import EMBEDDED, CorpusConfig, DomainConfig, sources
 from vtune_jax.data.corpora.joining import SideCounts, write_tokens
+from vtune_jax.data.corpora.listing import files_of
 from vtune_jax.data.corpora.parts import (
     HELDOUT,
     TRAIN,
@@ -72,7 +73,7 @@ def prepare(
         folder: for `tokenizer.json`, `train.bin`, `heldout.bin` and `manifest.json`, written in this order.
         prior: from bytes per domain to the weights by which the tokenizer's training text is mixed; None: in proportion
             to bytes. The base domain is not part of that text.
-        report: told about skipped documents and duplicates.
+        report: told about skipped documents, duplicates, and files of no known format.
         advance: told of progress.
         engine: who does the work.
         workers: processes; None: one per core, or the calling process alone if there is little to read.
@@ -141,6 +142,11 @@ def _left_out(counts: DocumentCounts | None) -> dict[str, int]:
 
 
 def _report(domain: DomainConfig, counts: DocumentCounts, report: Callable[[str], None]) -> None:
+    for source in sources(domain):
+        passed = [] if source.startswith(EMBEDDED) else files_of(source, domain.name).passed_over
+        if passed:
+            names = ", ".join(path.name for path in passed[:3]) + (", ..." if len(passed) > 3 else "")
+            report(f"domain '{domain.name}': {len(passed):,} files in {source} are of no known format: {names}")
     for number, what in (
         (counts.skipped, "skipped"),
         (counts.duplicates, "duplicate"),

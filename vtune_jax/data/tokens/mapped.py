@@ -34,7 +34,7 @@ class TokenMap:
             patience: seconds to wait for a file that has vanished, with a network mount for instance, to come back.
         """
         self.path, self.patience = path, patience
-        self.array = np.load(path, mmap_mode="r") if path.suffix == ".npy" else np.memmap(path, dtype, "r")
+        self.array = np.load(path, mmap_mode="r") if path.suffix.lower() == ".npy" else np.memmap(path, dtype, "r")
         self.dtype = self.array.dtype
         self.sections: list[tuple[int, str]] = []
         self._size = path.stat().st_size

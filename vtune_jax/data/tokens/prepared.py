@@ -66,7 +66,7 @@ class PreparedCorpus:
             elif isinstance(side, BorrowedEntry):
                 path = self.folder / side.file
                 # A .npy file has a header before its tokens, so it may be longer.
-                sizes[path] = max(side.length * width, _size(path) if path.suffix == ".npy" else 0)
+                sizes[path] = max(side.length * width, _size(path) if path.suffix.lower() == ".npy" else 0)
         for path, size in sizes.items():
             if _size(path) != size:
                 raise UserError(f"{path} has {_size(path)} bytes, the manifest says {size}", _FIX)
