@@ -104,7 +104,7 @@ def one_update(method, targets, evidence):
 
 
 @EVERY_METHOD
-@pytest.mark.parametrize("domains", [1, 4, 1000])
+@pytest.mark.parametrize("domains", [1, 2, 4, 1000])
 def test_weights_stay_on_the_simplex(name, domains):
     targets, loss, tokens = problem(0, domains)
     new = one_update(built(name), targets, observation(loss, tokens))
