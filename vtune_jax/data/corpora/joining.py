@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from vtune_jax.data.corpora.config import CorpusConfig, DomainConfig, array_file
 from vtune_jax.data.corpora.parts import Job
-from vtune_jax.data.corpora.tokenizer import dtype_of, end_of_text
+from vtune_jax.data.corpora.tokenizer import dtype_of, end_of_text, vocabulary_size
 from vtune_jax.data.tokens.array_record import RECORD_TOKENS, write_records
 from vtune_jax.data.tokens.manifest import (
     SIDES,
@@ -27,7 +27,7 @@ from vtune_jax.errors import UserError
 from vtune_jax.machine.files import replacing, write_whole, written_whole
 
 SideCounts = dict[str, dict[str, int]]
-"""`documents`, `tokens` and `bytes` of text of a part, by side."""
+"""The fields of `TokenCounts` of a part, by side."""
 
 _AT_ONCE = 1 << 21  # bytes copied, or tokens looked at
 
@@ -77,7 +77,7 @@ def write_tokens(
     Raises:
         UserError: a source of tokens that does not fit the tokenizer.
     """
-    dtype = dtype_of(tokenizer.get_vocab_size())
+    dtype = dtype_of(vocabulary_size(tokenizer))
     entries: dict[str, dict[Side, SideEntry]] = {}
     with ExitStack() as stack:
         joined = {side: stack.enter_context(joined_file(folder / f"{side}.bin", dtype)) for side in SIDES}
@@ -142,7 +142,7 @@ def _borrowed(
     domain: DomainConfig, config: CorpusConfig, folder: Path, dtype: np.dtype, tokenizer: Tokenizer
 ) -> dict[Side, SideEntry]:
     """A domain whose source is tokens: its files stay where they are, only their checksums are written."""
-    end, vocabulary = end_of_text(tokenizer), tokenizer.get_vocab_size()
+    end, vocabulary = end_of_text(tokenizer, config.tokenizer.end_of_text), vocabulary_size(tokenizer)
     sources: dict[Side, str] = {"train": domain.source, "heldout": domain.heldout or domain.source}
     entries: dict[Side, SideEntry] = {}
     for side, source in sources.items():

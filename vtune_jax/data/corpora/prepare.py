@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,15 @@ from vtune_jax.data.corpora.parts import (
     scan,
     workers_for,
 )
-from vtune_jax.data.corpora.tokenizer import dtype_of, encode, end_of_text, load_tokenizer, train_tokenizer
+from vtune_jax.data.corpora.tokenizer import (
+    MOST_LOST,
+    dtype_of,
+    encode,
+    end_of_text,
+    load_tokenizer,
+    train_tokenizer,
+    vocabulary_size,
+)
 from vtune_jax.data.tokens.manifest import DomainEntry, Manifest
 from vtune_jax.errors import UserError
 from vtune_jax.machine.files import replacing, sha256, written_whole
@@ -96,7 +104,7 @@ def prepare(
 
     tokenizer_file = folder / "tokenizer.json"
     if config.tokenizer.file:
-        tokenizer = load_tokenizer(Path(config.tokenizer.file))
+        tokenizer = load_tokenizer(Path(config.tokenizer.file), config.tokenizer.end_of_text)
     else:
         sizes = np.array([counts[domain.name].bytes for domain in config.domains], np.float64)
         weights = sizes / sizes.sum() if prior is None else prior(sizes)
@@ -105,13 +113,15 @@ def prepare(
     with replacing(tokenizer_file) as temporary:
         tokenizer.save(str(temporary))
 
-    tokenised = job.run("tokenising", partial(_tokenise, str(tokenizer_file)))
+    tokenised = job.run("tokenising", partial(_tokenise, str(tokenizer_file), config.tokenizer.end_of_text))
+    for domain in domains:
+        _report_losses(domain, [tokenised[index] for index, part in enumerate(parts) if part.domain is domain], report)
     files, sides = write_tokens(job, config, folder, tokenised, tokenizer)
     Manifest(
         tokenizer_sha256=sha256(tokenizer_file),
-        vocab_size=tokenizer.get_vocab_size(),
-        end_of_text_id=end_of_text(tokenizer),
-        dtype=dtype_of(tokenizer.get_vocab_size()).str,
+        vocab_size=vocabulary_size(tokenizer),
+        end_of_text_id=end_of_text(tokenizer, config.tokenizer.end_of_text),
+        dtype=dtype_of(vocabulary_size(tokenizer)).str,
         files=files,
         domains=tuple(
             DomainEntry(
@@ -180,10 +190,28 @@ def _mixed(job: Job, config: CorpusConfig, sizes: np.ndarray, weights: np.ndarra
                 yield text
 
 
-def _tokenise(tokenizer_file: str, task: Task) -> SideCounts:
+def _tokenise(tokenizer_file: str, end: str, task: Task) -> SideCounts:
     """A part's kept documents as tokens, one file per side."""
-    tokenizer = load_tokenizer(Path(tokenizer_file))
+    tokenizer = load_tokenizer(Path(tokenizer_file), end)
     sides = np.fromfile(task.prefix + "sides", np.uint8)
     with written_whole(Path(f"{task.prefix}train")) as train, written_whole(Path(f"{task.prefix}heldout")) as heldout:
-        counts = encode(documents_of(task.part), sides.tolist(), {TRAIN: train, HELDOUT: heldout}, tokenizer)
-    return {"train": counts[TRAIN], "heldout": counts[HELDOUT]}
+        outs: dict[int, BinaryIO] = {TRAIN: train, HELDOUT: heldout}
+        counts = encode(documents_of(task.part), sides.tolist(), outs, tokenizer, end_of_text(tokenizer, end))
+    return {"train": counts[TRAIN]._asdict(), "heldout": counts[HELDOUT]._asdict()}
+
+
+def _report_losses(domain: DomainConfig, tokenised: list[SideCounts], report: Callable[[str], None]) -> None:
+    """Says what a tokenizer cannot say of a domain's text, and refuses one that loses much of it."""
+    characters, lost, unknown, tokens, documents = (
+        sum(side[key] for part in tokenised for side in part.values())
+        for key in ("characters", "lost", "unknown", "tokens", "documents")
+    )
+    for number, whole, what in (
+        (lost, characters, "characters have no token and are dropped"),
+        (unknown, tokens - documents, "tokens are the unknown token"),
+    ):
+        if number:
+            said = f"domain '{domain.name}': {number / whole:.2%} of its {what}"
+            if number > MOST_LOST * whole:
+                raise UserError(said, f"use a tokenizer that knows its text; at most {MOST_LOST:.0%} is allowed")
+            report(said)

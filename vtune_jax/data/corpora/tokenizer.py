@@ -1,10 +1,11 @@
-"""The byte-level BPE tokenizer: trained or loaded, and documents encoded with it."""
+"""The tokenizer: byte-level BPE that is trained, or any that is given; and documents encoded with it."""
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -12,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from vtune_jax.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
+MOST_LOST = 0.1
+"""Largest share of a domain's characters that may have no token, and of its tokens that may be the unknown one."""
 _BATCH_DOCUMENTS = 256
 
 
@@ -21,11 +24,16 @@ class TokenizerConfig:
 
     vocab_size: int = 2048  # of a trained tokenizer: its tokens, the 256 bytes and the end-of-text token among them
     file: str = ""  # path of an existing tokenizer.json; empty: a tokenizer is trained
+    end_of_text: str = ""  # the token after each document in an existing tokenizer; empty: <|endoftext|>
     train_bytes: int = 64 << 20  # bytes of text that a tokenizer is trained on, at most
 
     def __post_init__(self) -> None:
         if self.vocab_size < 257:
             raise ValueError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {self.vocab_size}")
+        if self.train_bytes < 1:
+            raise ValueError(f"train_bytes must be at least 1, got {self.train_bytes}")
+        if self.end_of_text and not self.file:
+            raise ValueError(f"end_of_text must be left out where a tokenizer is trained, got '{self.end_of_text}'")
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -43,11 +51,15 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads a tokenizer from its JSON.
+def load_tokenizer(path: Path, end: str = "") -> Tokenizer:
+    """Reads a tokenizer from its JSON; published ones may cut or pad what they encode, which this one does not.
+
+    Args:
+        path: of the file.
+        end: its end-of-text token; empty: `END_OF_TEXT`.
 
     Raises:
-        UserError: the file is missing, is no tokenizer, or has no end-of-text token.
+        UserError: the file is missing, is no tokenizer, has no such token, or cannot encode every text.
     """
     if not path.is_file():
         raise UserError(f"there is no tokenizer {path}", "give the path of a tokenizer.json")
@@ -56,16 +68,54 @@ def load_tokenizer(path: Path) -> Tokenizer:
     # The tokenizers library raises plain Exception whatever is wrong with the file.
     except Exception as error:
         raise UserError(f"{path} is no tokenizer ({error!s:.80})", "give a tokenizer.json") from error
-    if tokenizer.token_to_id(END_OF_TEXT) is None:
-        raise UserError(f"the tokenizer {path} has no token {END_OF_TEXT}", "add it as a special token")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # The text of the end-of-text token inside a document must not become that token.
+    tokenizer.encode_special_tokens = True
+    if tokenizer.token_to_id(end or END_OF_TEXT) is None:
+        special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+        found = f"its special tokens are {', '.join(special[:8])}" if special else "it has no special tokens"
+        raise UserError(
+            f"the tokenizer {path} has no token {end or END_OF_TEXT}; {found}",
+            "set corpus.tokenizer.end_of_text to the token that ends its documents",
+        )
+    try:
+        tokenizer.encode_batch_fast(["a text\nof \u2603 and \U0001f33b"], add_special_tokens=False)
+    except Exception as error:
+        raise UserError(f"the tokenizer {path} cannot encode every text ({error!s:.80})", _NO_UNKNOWN) from error
     return tokenizer
 
 
-def end_of_text(tokenizer: Tokenizer) -> int:
+_NO_UNKNOWN = "give a tokenizer with an unknown token, or with all bytes"
+
+
+def end_of_text(tokenizer: Tokenizer, end: str = "") -> int:
     """The id of the end-of-text token, which trained and loaded tokenizers always have."""
-    token: int | None = tokenizer.token_to_id(END_OF_TEXT)
+    token: int | None = tokenizer.token_to_id(end or END_OF_TEXT)
     assert token is not None
     return token
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """The largest id and one: published vocabularies have holes."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def unknown_token(tokenizer: Tokenizer) -> int | None:
+    """The id of the token that stands for whatever has none."""
+    model = json.loads(tokenizer.to_str())["model"]
+    token: int | None = model.get("unk_id")
+    name = model.get("unk_token")
+    return tokenizer.token_to_id(name) if token is None and isinstance(name, str) else token
+
+
+def knows_all_bytes(tokenizer: Tokenizer) -> bool:
+    """Whether every text has tokens that say all of it: the vocabulary has the 256 bytes, and they are used."""
+    parts, vocabulary = json.loads(tokenizer.to_str()), tokenizer.get_vocab()
+    if parts["model"].get("byte_fallback") and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256)):
+        return True
+    split = json.dumps([parts["pre_tokenizer"], parts["normalizer"]])
+    return '"ByteLevel"' in split and all(letter in vocabulary for letter in pre_tokenizers.ByteLevel.alphabet())
 
 
 def dtype_of(vocab_size: int) -> np.dtype:
@@ -73,9 +123,20 @@ def dtype_of(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
 
 
+class TokenCounts(NamedTuple):
+    """What became of the documents of one side."""
+
+    documents: int
+    tokens: int  # with the end-of-text tokens
+    bytes: int  # of text
+    characters: int  # that are no white space, where a character may be lost; else 0
+    lost: int  # of them, without any token
+    unknown: int  # tokens that are the unknown one
+
+
 def encode(
-    texts: Iterable[str], sides: Iterable[int], outs: Mapping[int, BinaryIO], tokenizer: Tokenizer
-) -> dict[int, dict[str, int]]:
+    texts: Iterable[str], sides: Iterable[int], outs: Mapping[int, BinaryIO], tokenizer: Tokenizer, end: int
+) -> dict[int, TokenCounts]:
     """Writes documents one after another, each followed by the end-of-text token.
 
     Memory does not grow with the number of documents.
@@ -85,23 +146,40 @@ def encode(
         sides: a number for each document; it is written to `outs[side]`, or nowhere if there is no such file.
         outs: the files, by side.
         tokenizer: to encode with.
+        end: the end-of-text token.
 
     Returns:
-        `documents`, `tokens` and `bytes` of text written to each file, by side.
+        what was written to each file, by side.
+
+    Raises:
+        UserError: a text that the tokenizer cannot encode.
     """
-    # The text of the end-of-text token inside a document must not become that token.
-    tokenizer.encode_special_tokens = True
-    end = end_of_text(tokenizer)
-    dtype = dtype_of(tokenizer.get_vocab_size())
-    counts = {side: {"documents": 0, "tokens": 0, "bytes": 0} for side in outs}
+    dtype = dtype_of(vocabulary_size(tokenizer))
+    lossless, unknown = knows_all_bytes(tokenizer), unknown_token(tokenizer)
+    # Where all bytes have tokens nothing can be lost, and the places of the tokens in the text need not be known.
+    batched = tokenizer.encode_batch_fast if lossless else tokenizer.encode_batch
+    counts = {side: np.zeros(len(TokenCounts._fields), np.int64) for side in outs}
     kept = ((text, side) for text, side in zip(texts, sides, strict=True) if side in outs)
     while batch := list(islice(kept, _BATCH_DOCUMENTS)):
-        encoded = tokenizer.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
+        try:
+            encoded = batched([text for text, _ in batch], add_special_tokens=False)
+        except Exception as error:  # the library's own
+            raise UserError(f"a text cannot be encoded ({error!s:.80})", _NO_UNKNOWN) from error
         for (text, side), entry in zip(batch, encoded, strict=True):
             ids = np.array([*entry.ids, end], dtype)
             outs[side].write(ids.tobytes())
-            count = counts[side]
-            count["documents"] += 1
-            count["tokens"] += len(ids)
-            count["bytes"] += len(text.encode())
-    return counts
+            characters, lost = (0, 0) if lossless else _lost(text, entry.offsets)
+            unknowns = 0 if unknown is None else int((ids[:-1] == unknown).sum())
+            counts[side] += (1, len(ids), len(text.encode()), characters, lost, unknowns)
+    return {side: TokenCounts(*count.tolist()) for side, count in counts.items()}
+
+
+def _lost(text: str, offsets: list[tuple[int, int]]) -> tuple[int, int]:
+    """Characters that are no white space, and those of them that no token covers."""
+    edges = np.zeros(len(text) + 1, np.int32)
+    if offsets:
+        starts, stops = np.array(offsets).T
+        np.add.at(edges, starts, 1)
+        np.add.at(edges, stops, -1)
+    written = ~np.fromiter(map(str.isspace, text), bool, len(text))
+    return int(written.sum()), int((written & (np.cumsum(edges)[:-1] == 0)).sum())
