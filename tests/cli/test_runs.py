@@ -9,6 +9,8 @@ import pytest
 from tests.stages.experiment import write_experiment
 from vtune_jax.cli import main as cli
 from vtune_jax.cli.runs import flat, size
+from vtune_jax.stages import run_folder
+from vtune_jax.stages.store import locked
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,62 @@ def test_pruning_says_what_it_would_do_and_then_removes_only_what_nobody_refers_
     assert (folder / "ours" / "latest" / referred).resolve() == left[0].resolve()
 
 
+@pytest.mark.parametrize("change", ["renamed run", "moved store behind a link", "lost note"])
+def test_a_run_keeps_its_stages_wherever_it_lies(runs, tmp_path, capsys, change):
+    folder = tmp_path / "runs"
+    shutil.copytree(runs, folder, symlinks=True)
+    if change == "renamed run":
+        (folder / "ours").rename(folder / "mine")
+    elif change == "moved store behind a link":
+        (tmp_path / "large" / "disk").mkdir(parents=True)
+        (folder / "store").rename(tmp_path / "large" / "disk" / "store")
+        (folder / "store").symlink_to(tmp_path / "large" / "disk" / "store")
+    else:
+        shutil.rmtree(folder / "store" / "references")
+    assert cli.invoke(["runs", str(folder), "--prune", "--yes"]) == 0
+    assert capsys.readouterr().out.count("removed") == 1
+    assert len(list((folder / "store").glob("corpus-*"))) == 1
+
+
+def test_a_run_that_was_moved_away_is_known_again_once_it_is_opened(small, tmp_path, capsys):
+    options = [str(small), "--quiet", "--store", str(tmp_path / "store")]
+    assert cli.invoke(["prepare", *options, "--run-folder", str(tmp_path / "a" / "run")]) == 0
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert cli.invoke(["prepare", *options, "--run-folder", str(tmp_path / "b" / "run")]) == 0
+    assert cli.invoke(["runs", str(tmp_path / "b"), "--store", str(tmp_path / "store"), "--prune", "--yes"]) == 0
+    assert "0 stages that no run refers to" in capsys.readouterr().out
+    assert len(list((tmp_path / "store").glob("corpus-*"))) == 1
+
+
+def test_a_stage_that_somebody_works_on_is_left_and_not_counted(runs, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "runs"
+    shutil.copytree(runs, folder, symlinks=True)
+    monkeypatch.setattr(run_folder, "is_locked", lambda stage: False)  # as it was when the stages were listed
+    idle = next(entry.folder for entry in run_folder.stage_entries(folder / "store") if not entry.runs)
+    with locked(idle, lambda: None):
+        assert cli.invoke(["runs", str(folder), "--prune", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert f"left {idle}: it is in use" in said
+    assert "0 stages that no run refers to" in said
+    assert idle.exists()
+
+
+def test_a_run_or_a_wrong_store_is_told_from_a_folder_of_runs(runs, tmp_path, capsys):
+    assert cli.invoke(["runs", str(runs / "ours")]) == 2
+    assert f"is a run. Fix: give the folder that holds your runs: {runs}" in capsys.readouterr().err
+    assert cli.invoke(["runs", str(runs), "--store", str(tmp_path / "typo")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_file_is_no_run_folder_and_a_half_made_one_is_taken(small, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert cli.invoke(["prepare", str(small), "--run-folder", str(tmp_path / "file"), "--quiet"]) == 2
+    assert "file is no folder. Fix: give another with --run-folder" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "experiment.json.host-1.tmp").write_text("")
+    assert cli.invoke(["prepare", str(small), "--run-folder", str(tmp_path / "run"), "--quiet"]) == 0
+
+
 def test_a_folder_of_the_earlier_version_is_told_in_one_line_and_left_as_it_is(small, tmp_path, capsys):
     old = tmp_path / "run" / "stages" / "prepare-12345678"
     old.mkdir(parents=True)
@@ -85,6 +143,14 @@ def test_a_finished_run_is_reported_without_corpora_or_stages_elsewhere_and_read
     assert verdict in said
     assert (tmp_path / "pages" / "report.html").stat().st_size > 1e6
     assert cli.invoke(["report", str(path), targets, "--run-folder", str(there), "--to", str(tmp_path / "pages")]) == 0
+    capsys.readouterr()
+    # A configuration that was opened later and has no results hides none.
+    (there / "00000000").mkdir()
+    (there / "00000000" / "config.toml").write_text("")
+    assert cli.invoke(["report", str(there), "--to", str(tmp_path / "pages")]) == 0
+    assert verdict in capsys.readouterr().out
+    assert cli.invoke(["report", str(there), "seed=2"]) == 2
+    assert "seed=2 changes nothing in a folder of results" in capsys.readouterr().err
 
 
 def test_a_run_without_results_says_how_to_make_them(small, tmp_path, capsys):

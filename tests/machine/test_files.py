@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vtune_jax.errors import disk_is_full
-from vtune_jax.machine.files import sha256, write_whole, written_whole
+from vtune_jax.machine.files import replacing, sha256, write_whole, written_whole
 
 
 def test_a_failed_writer_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -41,11 +41,30 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_one_writes(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_told_as_one(tmp_path):
-    (tmp_path / "file.tmp").symlink_to("/dev/full")
+    def fill():
+        with replacing(tmp_path / "file") as temporary:
+            temporary.symlink_to("/dev/full")
+            temporary.write_text("x" * 100_000)
+
     with pytest.raises(OSError) as caught:  # noqa: PT011
-        write_whole(tmp_path / "file", "x" * 100_000)
+        fill()
     assert disk_is_full(caught.value)
     assert not (tmp_path / "file").exists()
+
+
+def test_two_processes_may_write_one_file_and_what_a_dead_one_left_is_removed(tmp_path):
+    path = tmp_path / "file"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with replacing(path) as ours:
+        ours.write_text("ours")
+        others = [ours.name.replace(str(os.getpid()), str(process)) for process in (os.getppid(), dead.pid)]
+        living, left = map(ours.with_name, others)
+        living.write_text("another's")
+        left.write_text("nobody's")
+    write_whole(path, "last")
+    assert path.read_text() == "last"
+    assert sorted(tmp_path.iterdir()) == sorted([path, living])
 
 
 def test_the_hash_is_of_the_content(tmp_path):

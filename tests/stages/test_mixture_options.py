@@ -49,6 +49,10 @@ def updates(pipeline, arm="velocitune"):
     return pipeline.train(arm).updates
 
 
+def arm_folder(pipeline, arm="velocitune"):
+    return pipeline.train(arm).stage.folder
+
+
 def orders(pipeline):
     return [row["order"] for row in updates(pipeline)]
 
@@ -160,6 +164,39 @@ def test_an_arm_goes_on_from_its_state_on_other_data_only_if_asked(path, tmp_pat
     taken, said = made(path, tmp_path / "run", *change(50), allow_data_change=True)
     assert len(updates(taken)) == len(before)
     assert any("goes on from step 30 on other data: rows was" in note for note in said.notes)
+    again, _ = made(path, tmp_path / "run", *change(50), allow_data_change=True)
+    assert arm_folder(again) == arm_folder(taken)
+    # Whoever did not ask for it, in this run or another, does not get an arm of other data.
+    for run in ("run", "another"):
+        plain, _ = made(path, tmp_path / run, *change(50))
+        assert arm_folder(plain) != arm_folder(taken)
+        assert updates(plain)[0]["order"] != before[0]["order"]
+
+
+def test_a_corpus_that_changes_in_place_is_told_and_an_arm_goes_on_if_asked(path, tmp_path):
+    first, _ = made(path, tmp_path / "first")
+    first.pretrain()
+    tokenizer = f'corpus.tokenizer.file="{first.prepare().folder / "tokenizer.json"}"'
+    lines, grown = (path.parent / "digits.jsonl").read_text().splitlines(), tmp_path / "grown.jsonl"
+    options = (f'pretrain.from_run="{tmp_path / "first"}"', tokenizer, f'corpus.domains.digits.source="{grown}"')
+
+    def of(count, **more):
+        grown.write_text("\n".join(lines[:count]) + "\n")
+        pipeline, said = made(path, tmp_path / "run", *options, **more)
+        pipeline.train("velocitune")  # before the corpus changes again
+        return pipeline, said
+
+    begun, said = of(40)
+    assert not any("have changed since" in note for note in said.notes)
+    taken, said = of(50, allow_data_change=True)
+    assert any("the inputs of 'corpus' have changed since" in note for note in said.notes)
+    assert any("goes on from step 30 on other data: rows was" in note for note in said.notes)
+    assert updates(taken)[0]["order"] == updates(begun)[0]["order"]
+    again, said = of(50, allow_data_change=True)
+    assert arm_folder(again) == arm_folder(taken)
+    assert not any("have changed since" in note for note in said.notes)
+    plain, _ = of(50)
+    assert updates(plain)[0]["order"] != updates(begun)[0]["order"]
 
 
 def test_a_method_is_given_the_sizes_that_it_needs(path, tmp_path):

@@ -89,6 +89,20 @@ def test_a_stop_signal_saves_and_the_run_goes_on_from_there(tmp_path):
     assert_same_files(broken, whole)
 
 
+def test_a_stop_signal_in_the_last_step_is_heard_too(tmp_path):
+    expected = tiny.trained(tmp_path / "whole")
+
+    def tick(steps, fields):
+        if fields and fields["tokens"] == tiny.STEPS * tiny.BATCH * tiny.LENGTH:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted) as stop:
+        tiny.trained(tmp_path / "broken", tick=tick)
+    assert (stop.value.step, stop.value.signal_number) == (tiny.STEPS, signal.SIGINT)
+    assert_same_state(tiny.trained(tmp_path / "broken"), expected)
+    assert_same_files(tmp_path / "broken", tmp_path / "whole")
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path):
     expected = tiny.trained(tmp_path)
     ticks = []

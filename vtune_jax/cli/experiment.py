@@ -140,10 +140,16 @@ def _report(options: argparse.Namespace) -> int:
     from vtune_jax.experiment import config as experiment
     from vtune_jax.report.results import Results
     from vtune_jax.stages.pipeline import write_report
-    from vtune_jax.stages.run_folder import RESULTS, configuration, newest_configuration
+    from vtune_jax.stages.run_folder import RESULTS, configuration, with_results
 
     if options.config.is_dir():
-        folder = options.config if (options.config / RESULTS).exists() else newest_configuration(options.config)
+        if options.overrides:
+            raise UserError(
+                f"{' '.join(options.overrides)} changes nothing in a folder of results",
+                "give the config instead, or the folder of one configuration",
+            )
+        found = [options.config] if (options.config / RESULTS).exists() else with_results(options.config)
+        folder = found[-1] if found else None
     else:
         config = experiment.load(options.config, tuple(options.overrides))
         folder = (options.run_folder or Path("runs") / config.name) / configuration(config)

@@ -10,7 +10,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     """The verb and its options."""
     runs = verbs.add_parser(
         "runs",
-        help="runs and finished stages with size, age and state; --prune removes stages that no run refers to",
+        help="runs and finished stages with size, age and state; --prune finds those that no run refers to",
         description="Lists runs and the stages in their store, with size, age and state.",
         epilog="example: vtune-jax runs runs --prune",
     )
@@ -23,16 +23,20 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def _runs(options: argparse.Namespace) -> int:
     from vtune_jax.errors import UserError
-    from vtune_jax.stages.run_folder import stage_entries
+    from vtune_jax.stages.run_folder import OWNER, stage_entries
 
     store = options.store or options.folder / "store"
     if options.yes and not options.prune:
         raise UserError("--yes without --prune does nothing", "add --prune, or leave --yes out")
+    if options.store and not store.is_dir():
+        raise UserError(f"there is no folder {store}", "give the folder that holds your stages")
+    if (options.folder / OWNER).exists():
+        raise UserError(f"{options.folder} is a run", f"give the folder that holds your runs: {options.folder.parent}")
     if not (options.folder.is_dir() or store.is_dir()):
         raise UserError(f"there is no folder {options.folder}", "give the folder that holds your runs")
     entries = stage_entries(store) if store.is_dir() else []
     if options.prune:
-        return _prune(entries, remove=options.yes)
+        return _prune(store, entries, remove=options.yes)
     _list_runs(options.folder, store)
     print()
     _list_stages(entries)
@@ -65,17 +69,28 @@ def _list_stages(entries: list) -> None:  # type: ignore[type-arg]
         print(f"{size(sum(entry.bytes for entry in entries))} in all")
 
 
-def _prune(entries: list, *, remove: bool) -> int:  # type: ignore[type-arg]
-    from vtune_jax.stages.store import is_locked
-
+def _prune(store: Path, entries: list, *, remove: bool) -> int:  # type: ignore[type-arg]
     idle = [entry for entry in entries if not entry.runs and entry.state != "running"]
+    if remove:
+        idle = [entry for entry in idle if _removed(store, entry.folder)]
     for entry in idle:
-        if remove and not is_locked(entry.folder):
-            shutil.rmtree(entry.folder)
         print(f"{'removed' if remove else 'would remove'} {entry.folder} ({size(entry.bytes)}, {entry.state})")
     total = size(sum(entry.bytes for entry in idle))
     print(f"{len(idle)} stages that no run refers to, {total}" + ("" if remove or not idle else "; --yes removes them"))
     return 0
+
+
+def _removed(store: Path, stage: Path) -> bool:
+    """Removes a stage, unless a process has begun to work on it or to refer to it since the stages were listed."""
+    from vtune_jax.stages.run_folder import stage_users
+    from vtune_jax.stages.store import unless_locked
+
+    with unless_locked(stage) as free:
+        if not free or stage.resolve() in stage_users(store):
+            print(f"left {stage}: it is in use")
+            return False
+        shutil.rmtree(stage)
+        return True
 
 
 def differences(run: Path, configuration: Path) -> str:
@@ -88,7 +103,8 @@ def differences(run: Path, configuration: Path) -> str:
     ours, theirs = (
         flat(tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))) for folder in (configuration, first)
     )
-    return " ".join(f"{key}={value}" for key, value in ours.items() if theirs.get(key) != value)
+    changed = [f"{key}={value}" for key, value in ours.items() if theirs.get(key) != value]
+    return " ".join([*changed, *(f"without {key}" for key in theirs if key not in ours)])
 
 
 def flat(table: object, prefix: str = "") -> dict[str, object]:

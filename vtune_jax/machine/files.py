@@ -1,7 +1,9 @@
 """Files that are written whole or not at all, and hashes of files."""
 
+import glob
 import hashlib
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,15 +13,24 @@ import orjson
 
 from vtune_jax.machine.json_values import as_json
 
+TEMPORARY = ".tmp"
+"""How the names of files end that are being written."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """The path of a temporary file beside `path`, which takes its place when the block ends without an error.
 
-    A process killed inside the block leaves `path` as it was, and the temporary file `NAME.tmp`, which the next
-    writer of `path` overwrites. After an error the temporary file is removed.
+    A process killed inside the block leaves `path` as it was, and a temporary file, which the next writer of `path`
+    on the same machine removes. Of two processes that write the same file at once, each writes it whole, and the last
+    to end wins. After an error the temporary file is removed.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    machine = platform.node()
+    temporary = path.with_name(f"{path.name}.{machine}-{os.getpid()}{TEMPORARY}")
+    for other in path.parent.glob(f"{glob.escape(path.name)}.{glob.escape(machine)}-*{TEMPORARY}"):
+        process = other.name.removesuffix(TEMPORARY).rpartition("-")[2]
+        if other != temporary and process.isdigit() and not _lives(int(process)):
+            other.unlink(missing_ok=True)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -27,6 +38,16 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager

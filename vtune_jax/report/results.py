@@ -164,12 +164,10 @@ class Results:
             if found == SCHEMA_VERSION:
                 return from_json(cls, content)
         except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise UserError(
-                f"{path} is no results file ({error})", "run `vtune-jax report CONFIG` to make it"
-            ) from error
+            raise UserError(f"{path} is no results file ({error})", "run `vtune-jax run CONFIG` to make it") from error
         raise UserError(
             f"{path} has schema version {found}, this program reads {SCHEMA_VERSION}",
-            "run `vtune-jax report CONFIG` to make it again",
+            "run `vtune-jax run CONFIG` to make it again",
         )
 
     @property

@@ -3,14 +3,15 @@
 import datetime
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from vtune_jax import settings
 from vtune_jax.errors import UserError
 from vtune_jax.experiment.config import ExperimentConfig
-from vtune_jax.machine.files import read_json, write_json, write_whole
-from vtune_jax.stages.store import DONE, Finished, Store, is_locked, make_folder
+from vtune_jax.machine.files import TEMPORARY, read_json, write_json, write_whole
+from vtune_jax.stages.store import DONE, Finished, Store, is_locked, locked, make_folder
 
 OWNER, CONFIG, STAGES, RESULTS, LATEST = "experiment.json", "config.toml", "stages.json", "results.json", "latest"
 REFERENCES = "references"
@@ -34,12 +35,15 @@ class RunFolder:
         Raises:
             UserError: the folder belongs to another experiment, holds something else, or cannot be made.
         """
-        self.run, self.path, self._store = path, path / configuration(config), store
+        self.run, self.path = path, path / configuration(config)
         _claim(path, config.name)
         make_folder(self.path)
         write_whole(self.path / CONFIG, settings.dumps(config))
         _lead_to(path / LATEST, self.path.name)
-        self._stages: dict[str, str] = read_stages(self.path)
+        self._before = read_stages(self.path)
+        if self._before:
+            # Run folders are moved and copied: the store learns at each opening where this one lies.
+            self._note_in(store.root)
 
     @property
     def results(self) -> Path:
@@ -53,21 +57,34 @@ class RunFolder:
             role: what the stage is to this run, for instance "base model" or "arm static".
             folder: of the stage, in the store or in another run's.
         """
-        place = os.path.relpath(folder, self.path)
-        if self._stages.get(role) == place:
-            return
-        self._stages[role] = place
-        write_json(self.path / STAGES, self._stages)
-        references = self._store.root / REFERENCES
-        make_folder(references)
-        name = settings.digest(str(self.path.absolute()))[:16]
-        write_json(references / f"{name}.json", {"run": os.path.relpath(self.path, self._store.root)})
+        # Two processes may work on one configuration: each adds to what the other has noted.
+        with locked(self.path, lambda: None):
+            noted = {**read_stages(self.path), role: relative(folder, self.path)}
+            self._note_in(folder.parent)
+            write_json(self.path / STAGES, noted)
+
+    def _note_in(self, store: Path) -> None:
+        """Tells a store that this configuration refers to stages of it."""
+        make_folder(store / REFERENCES)
+        name = settings.digest(str(self.path.resolve()))[:16]
+        write_json(store / REFERENCES / f"{name}.json", {"run": relative(self.path, store)})
+
+    def before(self, role: str) -> Path | None:
+        """The stage of this role when the folder was opened; another than now if sources have changed since."""
+        place = self._before.get(role)
+        return (self.path / place).resolve() if place else None
 
     def earlier(self, role: str) -> Iterator[Path]:
-        """The folders of the stage of this role in this run's other configurations."""
+        """The folders of the stage of this role in this run's other configurations, and in this one when opened."""
         for other in configurations(self.run):
-            if other != self.path and (place := read_stages(other).get(role)):
+            place = self._before.get(role) if other == self.path else read_stages(other).get(role)
+            if place:
                 yield (other / place).resolve()
+
+
+def relative(path: Path, folder: Path) -> str:
+    """The way from a folder to a path, links resolved: a way up through a link leads elsewhere."""
+    return os.path.relpath(path.resolve(), folder.resolve())
 
 
 def configuration(config: ExperimentConfig) -> str:
@@ -81,10 +98,10 @@ def configurations(run: Path) -> list[Path]:
     return sorted(found, key=lambda folder: (folder / CONFIG).stat().st_mtime_ns)
 
 
-def newest_configuration(run: Path) -> Path | None:
-    """The configuration that was opened last."""
-    found = configurations(run)
-    return found[-1] if found else None
+def with_results(run: Path) -> list[Path]:
+    """The folders of a run's configurations that have results, in the order in which these were written."""
+    found = [folder for folder in configurations(run) if (folder / RESULTS).exists()]
+    return sorted(found, key=lambda folder: (folder / RESULTS).stat().st_mtime_ns)
 
 
 def read_stages(folder: Path) -> dict[str, str]:
@@ -124,25 +141,41 @@ class StageEntry(NamedTuple):
 
 def stage_entries(store: Path) -> list[StageEntry]:
     """All stages of a store with size, age, state, and who refers to them."""
-    users: dict[Path, list[Path]] = {}
-    for folder in referring(store):
-        for place in read_stages(folder).values():
-            users.setdefault((folder / place).resolve(), []).append(folder)
-    entries = []
+    users, entries = stage_users(store), []
     for key in sorted(store.glob("*-*/key.json")):
         folder = key.parent
-        files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+        files = list(_stats(folder))
         state = "done" if (folder / DONE).exists() else "running" if is_locked(folder) else "unfinished"
-        changed = datetime.datetime.fromtimestamp(max(file.st_mtime for file in files))
+        changed = datetime.datetime.fromtimestamp(max((file.st_mtime for file in files), default=0.0))
         size = sum(file.st_size for file in files)
         entries.append(StageEntry(folder, state, size, changed, tuple(users.get(folder.resolve(), ()))))
     return entries
 
 
+def stage_users(store: Path) -> dict[Path, list[Path]]:
+    """The configurations' folders that refer to each stage, by the stage's folder."""
+    users: dict[Path, list[Path]] = {}
+    for folder in referring(store):
+        for place in read_stages(folder).values():
+            users.setdefault((folder / place).resolve(), []).append(folder)
+    return users
+
+
 def referring(store: Path) -> list[Path]:
-    """The configurations' folders that have referred to stages of this store and still exist."""
-    places = [read_json(file)["run"] for file in sorted((store / REFERENCES).glob("*.json"))]
-    return [folder for place in places if (folder := (store / place).resolve()).is_dir()]
+    """The configurations' folders that may refer to stages of this store: those noted in it, and those beside it."""
+    root = store.resolve()
+    noted = [root / read_json(file)["run"] for file in sorted((store / REFERENCES).glob("*.json"))]
+    runs = {owner.parent for beside in (store.absolute().parent, root.parent) for owner in beside.glob(f"*/{OWNER}")}
+    found = {folder.resolve() for folder in (*noted, *(each for run in runs for each in configurations(run)))}
+    return sorted(folder for folder in found if folder.is_dir())
+
+
+def _stats(folder: Path) -> Iterator[os.stat_result]:
+    """Of the files below a folder, in which a run may be at work: what vanishes meanwhile is passed over."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                yield os.stat(os.path.join(place, name))
 
 
 def _claim(run: Path, name: str) -> None:
@@ -155,7 +188,10 @@ def _claim(run: Path, name: str) -> None:
                 f'give another folder with --run-folder, or set name = "{other}" if it is the same experiment',
             )
         return
-    if run.exists() and any(run.iterdir()):
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run} is no folder", "give another with --run-folder")
+    # A temporary file is of a process that is just making the folder, or was killed while it did.
+    if run.exists() and any(not entry.name.endswith(TEMPORARY) for entry in run.iterdir()):
         raise UserError(f"the folder {run} is not empty and holds no run", "give another folder with --run-folder")
     try:
         run.mkdir(parents=True, exist_ok=True)

@@ -56,8 +56,8 @@ class Session:
             progress: told what happens.
             store: folder of finished stages; None: `store` beside the run folder.
             work_engine: who prepares the corpora; the result is the same.
-            allow_data_change: an arm that has not begun on these data goes on from this run's newest state of the same
-                arm on other data.
+            allow_data_change: an arm on data that have changed does not begin anew, but goes on from this run's newest
+                state of the same arm.
 
         Raises:
             UserError: a folder that cannot be used.
@@ -86,7 +86,11 @@ class Session:
             purpose: one line for the user.
         """
         self.progress.stage(role, purpose)
-        self.run_folder.refer(role, self.store.folder(name, inputs))
+        folder, before = self.store.folder(name, inputs), self.run_folder.before(role)
+        if before and before != folder.resolve() and before.exists():
+            what = f"the inputs of '{role}' have changed since {before.name} was made"
+            self.progress.note(f"{what} (sources, or this program)")
+        self.run_folder.refer(role, folder)
         with self._doing(role):
             return self.store.make(
                 name,

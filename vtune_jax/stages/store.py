@@ -13,7 +13,7 @@ from vtune_jax import settings
 from vtune_jax.errors import UserError
 from vtune_jax.machine.files import read_json, write_json
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 """Part of every stage's key; raised when the meaning of a stage's files changes."""
 
 LOCK, KEY, DONE = ".lock", "key.json", "done.json"
@@ -143,6 +143,16 @@ def is_locked(folder: Path) -> bool:
             return not _try_lock(file.fileno())
     except OSError:
         return False
+
+
+@contextmanager
+def unless_locked(folder: Path) -> Iterator[bool]:
+    """Holds a folder's lock if no process does; tells whether it is held."""
+    try:
+        with (folder / LOCK).open("a") as file:
+            yield _try_lock(file.fileno())
+    except FileNotFoundError:
+        yield False
 
 
 def _try_lock(file: int) -> bool:

@@ -169,6 +169,7 @@ class ProxyInputs:
     start: FromBase
     moving: Moving
     steps: int
+    budget: int  # steps of the arm, by which its limits on the weights are set
 
 
 def averaged_mixture(context: Context, moving: Moving, arm: Arm) -> Finished:
@@ -186,7 +187,7 @@ def averaged_mixture(context: Context, moving: Moving, arm: Arm) -> Finished:
         mean, updates = mean_weights(folder)
         write_json(folder / MIXTURE, {"mixture": mean.tolist(), "updates": updates})
 
-    inputs = ProxyInputs(context.start, moving, steps)
+    inputs = ProxyInputs(context.start, moving, steps, context.config.train.steps)
     purpose = f"{arm.method.name} moves the weights of a proxy for {steps} steps"
     return context.session.stage(f"proxy of {arm.name}", f"proxy-{arm.method.name}", inputs, work, purpose=purpose)
 

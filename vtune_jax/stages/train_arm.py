@@ -9,12 +9,12 @@ import numpy as np
 
 from vtune_jax.core.types import Targets
 from vtune_jax.data.tokens.streams import Streams
-from vtune_jax.machine.files import read_json, write_json
+from vtune_jax.machine.files import TEMPORARY, read_json, write_json
 from vtune_jax.machine.json_lines import JsonLines
 from vtune_jax.rules.config import MethodConfig
 from vtune_jax.stages.session import Session, Tools
 from vtune_jax.stages.short_runs import FromBase
-from vtune_jax.stages.store import Finished
+from vtune_jax.stages.store import KEY, Finished
 from vtune_jax.stages.trainer import TrainingRun
 from vtune_jax.train.step import ActsOn
 
@@ -32,7 +32,7 @@ class Moving:
     mixture: tuple[float, ...]  # the weights it starts from, which are also its prior
     supplies: dict[str, Finished]  # by the name of the need; the stages behind targets and constants
     reference: Finished | None  # whose parameters are the reference model's, of methods that need one
-    targets: Targets = dataclasses.field(metadata={"bookkeeping": True})  # made of the stages above
+    targets: Targets = dataclasses.field(metadata={"bookkeeping": True})  # made of the stages above and of the steps
     facts: dict[str, Any] = dataclasses.field(metadata={"bookkeeping": True})  # about the mixture, for the results
 
 
@@ -48,7 +48,7 @@ class ArmInputs:
     label: str = dataclasses.field(metadata={"bookkeeping": True})
     names: tuple[str, ...] = dataclasses.field(metadata={"bookkeeping": True})  # of the domains
     streams: Streams = dataclasses.field(metadata={"bookkeeping": True})  # of the corpus, within the limits
-    takes_over: Path | None = dataclasses.field(default=None, metadata={"bookkeeping": True})
+    takes_over: Finished | None = None  # the stage whose state, of other data, it goes on from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +77,12 @@ def train_arm(
     session: Session, start: FromBase, moving: Moving, streams: Streams, label: str, names: tuple[str, ...]
 ) -> TrainedArm:
     """The arm of this label, trained for `train.steps` steps."""
-    role = f"arm {label}"
+    role, name = f"arm {label}", f"arm-{moving.method.name}"
     inputs = ArmInputs(start, session.config.train.steps, moving, streams.limits, streams.stop, label, names, streams)
     if session.allow_data_change:
-        inputs = dataclasses.replace(inputs, takes_over=_newest_state(session, role))
-    method = moving.method.name
-    return TrainedArm(session.stage(role, f"arm-{method}", inputs, _train, purpose=f"{inputs.steps:,} steps, {method}"))
+        inputs = dataclasses.replace(inputs, takes_over=_other_data(session, role, name, inputs))
+    purpose = f"{inputs.steps:,} steps, {moving.method.name}"
+    return TrainedArm(session.stage(role, name, inputs, _train, purpose=purpose))
 
 
 def carry_out(
@@ -124,12 +124,17 @@ def mean_weights(folder: Path) -> tuple[np.ndarray, int]:
 
 def _train(inputs: ArmInputs, folder: Path, tools: Tools) -> None:
     if inputs.takes_over and not any((folder / name).exists() for name in STATES):
-        for name in STATES:
-            if (inputs.takes_over / name).exists():
-                shutil.copytree(inputs.takes_over / name, folder / name)
+        other = inputs.takes_over.folder
+        # States come last and at once: where one lies, everything has been taken over.
         for name in (STEPS, UPDATES):
-            if (inputs.takes_over / name).exists():
-                shutil.copyfile(inputs.takes_over / name, folder / name)
+            if (other / name).exists():
+                shutil.copyfile(other / name, folder / name)
+        for name in STATES:
+            if (other / name).exists():
+                half = folder / f"{name}{TEMPORARY}"
+                shutil.rmtree(half, ignore_errors=True)
+                shutil.copytree(other / name, half)
+                half.rename(folder / name)
     moving = inputs.moving
     write_json(folder / START, {**moving.facts, "mixture": list(moving.mixture)})
     carry_out(
@@ -145,8 +150,31 @@ def _train(inputs: ArmInputs, folder: Path, tools: Tools) -> None:
     )
 
 
-def _newest_state(session: Session, role: str) -> Path | None:
-    """The newest state of the same arm in this run's other configurations."""
-    states = [folder / name for folder in session.run_folder.earlier(role) for name in STATES]
-    found = [state for state in states if state.exists()]
-    return max(found, key=lambda state: state.stat().st_mtime_ns).parent if found else None
+def _other_data(session: Session, role: str, name: str, inputs: ArmInputs) -> Finished | None:
+    """The newest stage of the same arm on other data: in this run's other configurations, or in this one before."""
+    found = []
+    for folder in session.run_folder.earlier(role):
+        key = folder / KEY
+        if not key.exists():
+            continue
+        if (taken := _taken(session, key, name, inputs)) is not None:
+            return taken
+        if folder != session.store.folder(name, inputs).resolve():
+            states = [folder / state for state in STATES if (folder / state).exists()]
+            found += [(state.stat().st_mtime_ns, folder) for state in states]
+    return _stage_at(max(found)[1]) if found else None
+
+
+def _taken(session: Session, key: Path, name: str, inputs: ArmInputs) -> Finished | None:
+    """What this very arm took over when it began: asked again, it goes on from there."""
+    digest = read_json(key).get("takes_over")
+    if not isinstance(digest, str):
+        return None
+    stages = [folder for folder in session.store.root.glob(f"*-{digest}")] or [session.store.root / f"{name}-{digest}"]
+    taken = _stage_at(stages[0])
+    again = session.store.folder(name, dataclasses.replace(inputs, takes_over=taken))
+    return taken if again.resolve() == key.parent.resolve() else None
+
+
+def _stage_at(folder: Path) -> Finished:
+    return Finished(folder, folder.name.rpartition("-")[2])

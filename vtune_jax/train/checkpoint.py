@@ -71,13 +71,17 @@ class Checkpoints:
                 raise _unwritable(self._folder, error) from error
             raise
 
-    def restore(self, template: T, facts: Facts, *, may_differ: frozenset[str] = frozenset()) -> Restored[T] | None:
+    def restore(
+        self, template: T, facts: Facts, *, may_differ: frozenset[str] = frozenset(), discard: bool = False
+    ) -> Restored[T] | None:
         """The newest checkpoint that is whole.
 
         Args:
             template: a state of the same shapes, dtypes and placement.
             facts: what this run is made of; the checkpoint's must agree.
             may_differ: names of facts that need not; differences are returned.
+            discard: removes checkpoints that cannot be read, whose steps will be trained and saved again. Whoever only
+                reads must leave them: what failed may be the reading.
 
         Returns:
             its step and state, or None when there is no usable checkpoint.
@@ -88,8 +92,9 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             found = self._read(step, template)
             if found is None:
-                # Left in place it would block the retrained step of the same number.
-                self._manager.delete(step)
+                if discard:
+                    # Left in place it would block the retrained step of the same number.
+                    self._manager.delete(step)
                 continue
             state, saved = found
             differing = {key: _differences(saved.get(key), value) for key, value in facts.items()}
@@ -98,8 +103,7 @@ class Checkpoints:
             if refused:
                 raise UserError(
                     f"the checkpoint at {self._folder} was made with other {', '.join(refused)}",
-                    "use another run folder, delete this one to start again, or, if only the data differ, pass "
-                    "--allow-data-change to go on with them",
+                    "delete it to train again from the beginning",
                 )
             return Restored(step, state, "; ".join(differing.values()))
         return None

@@ -87,7 +87,7 @@ def train(run: Run, engine: Engine[S], begin: Callable[[], S], *, listeners: Seq
     checkpoints = Checkpoints(run.folder / "checkpoints", keep=run.loop.keep_checkpoints, warn=warn)
     try:
         shapes = template(jax.eval_shape(begin), engine.mesh)
-        restored = checkpoints.restore(shapes, run.facts, may_differ=run.may_differ)
+        restored = checkpoints.restore(shapes, run.facts, may_differ=run.may_differ, discard=True)
         if restored is None:
             step, saved = 0, -1
             state: S = replicate(begin(), engine.mesh)
@@ -135,7 +135,8 @@ def train(run: Run, engine: Engine[S], begin: Callable[[], S], *, listeners: Seq
                 if stop:
                     warn(f"the run ends after {step:,} of {run.steps:,} steps: {stop.reason}")
                     break
-                if signals and step < run.steps:
+                if signals:
+                    # After the last step too: whoever asked for a stop does not want the next stage to begin.
                     checkpoints.wait()
                     raise Interrupted(step, signals[0])
         for listener in listeners:
@@ -173,7 +174,7 @@ def final_params(
     if folder.exists():
         kept = Checkpoints(folder, warn=warn)
         shapes = template(jax.eval_shape(begin).params, engine.mesh)
-        found = kept.restore(shapes, run.facts, may_differ=run.may_differ)
+        found = kept.restore(shapes, run.facts, may_differ=run.may_differ, discard=True)
         kept.close()
     if found is not None:
         if found.changed:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -113,6 +114,18 @@ def test_a_given_tokenizer_is_used(tmp_path):
     given = TokenizerConfig(file=str(first.folder / "tokenizer.json"))
     second = prepared(corpus(tmp_path, tokenizer=given), tmp_path / "two")
     assert second.tokenizer_sha256 == first.tokenizer_sha256
+
+
+def test_the_fingerprint_counts_how_a_file_is_read(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    write(folder / "x.jsonl", documents(0))
+    config = corpus(tmp_path)
+    domains = (dataclasses.replace(config.domains[0], source=str(folder)), *config.domains[1:])
+    config = dataclasses.replace(config, domains=domains)
+    before = corpus_fingerprint(config)
+    (folder / "x.jsonl").rename(folder / "x.txt")
+    assert corpus_fingerprint(config) != before
 
 
 def test_the_fingerprint_follows_the_content_not_the_file_times(tmp_path):

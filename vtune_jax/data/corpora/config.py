@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from vtune_jax.core.names import assert_name
 from vtune_jax.data.corpora import embedded
+from vtune_jax.data.corpora.documents import format_of
 from vtune_jax.data.corpora.listing import files_of
 from vtune_jax.data.corpora.tokenizer import TokenizerConfig
 from vtune_jax.data.tokens.manifest import SCHEMA_VERSION
@@ -14,6 +15,8 @@ from vtune_jax.errors import UserError
 from vtune_jax.machine.files import sha256
 
 EMBEDDED = "embedded:"
+READERS_VERSION = 2
+"""Raised when the same files give other documents; corpora are then prepared again."""
 TOKEN_ARRAYS = (".npy", ".bin")
 """How the names of sources end that are tokens already; these files are used where they lie.
 
@@ -110,6 +113,7 @@ def corpus_fingerprint(config: CorpusConfig, hashed: Callable[[Path], str] = sha
     domains = (*config.domains, config.base)
     return {
         "schema": SCHEMA_VERSION,
+        "readers": READERS_VERSION,
         "config": _without_limits(dataclasses.asdict(config)),
         "sources": {
             domain.name: [_content(domain, source, hashed) for source in sources(domain)] for domain in domains
@@ -128,7 +132,8 @@ def _content(domain: DomainConfig, source: str, hashed: Callable[[Path], str]) -
         return embedded.fingerprint(source.removeprefix(EMBEDDED))
     if domain.is_tokens:
         return [hashed(array_file(domain, source))]
-    return [hashed(path) for path in files_of(source, domain.name).files]
+    # The ending of a name says how the file is read.
+    return [[format_of(path), hashed(path)] for path in files_of(source, domain.name).files]
 
 
 def array_file(domain: DomainConfig, source: str) -> Path:
