@@ -138,9 +138,12 @@ def _parsed(override: str) -> tuple[list[str], Any]:
     if not equals or not all(parts):
         raise UserError(f"the override '{override}' is not KEY=VALUE", "write it like train.steps=100")
     try:
-        return parts, tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        found = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError):
         return parts, text
+    if len(found) > 1:
+        raise UserError(f"the override of {key.strip()} has a second line, {text.splitlines()[1]!r}", "pass each alone")
+    return parts, found["value"]
 
 
 def _override(table: dict[str, Any], parts: Sequence[str], value: Any, override: str) -> None:
@@ -230,11 +233,30 @@ def _convert(hint: Any, value: Any, where: str, file: str) -> Any:
         return _build(_member(typing.get_args(hint), value, where, file), value, where, file)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where, file)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise UserError(f"{file}: '{where}' is a number of {len(str(abs(value)))} digits", "give one below 2**63")
+    if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
         raise _wrong(file, where, value, _KINDS[hint])
+    # Nothing compares with NaN, and a config that holds one, or an infinity, could not be written for the next reader.
+    if type(value) is float and not abs(value) <= _MOST_FLOAT:
+        fix = f"give a number of at most {_MOST_FLOAT:.2g} (single precision), or leave the field out"
+        raise UserError(f"{file}: '{where}' is {value}", fix)
+    if type(value) is str and not _is_text(value):
+        raise UserError(f"{file}: '{where}' holds half of a pair of characters (a lone surrogate)", "give other text")
     return value
+
+
+_MOST_FLOAT = 3.4028234e38
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}

@@ -4,8 +4,11 @@ import math
 
 from vtune_jax.core.types import Scalar
 
+MOST = 2**31 - 1
+"""The largest number of steps, rows or sizes: what 32-bit integers on an accelerator can count."""
 
-def assert_within(low: float = 0.0, high: float = math.inf, **values: int | Scalar) -> None:
+
+def assert_within(low: int | float = 0.0, high: int | float = math.inf, **values: int | Scalar) -> None:
     """Refuses numbers outside [low, high], NaN included.
 
     Traced values (hyper-parameters under `jit`, `vmap` or `grad`) have no known size while building and pass.
@@ -16,6 +19,6 @@ def assert_within(low: float = 0.0, high: float = math.inf, **values: int | Scal
     for name, value in values.items():
         if not isinstance(value, int | float) or low <= value <= high:
             continue
-        if high == math.inf:
+        if high == math.inf or (high == MOST and value < low):
             raise ValueError(f"{name} must {'not be negative' if low == 0 else f'be at least {low:g}'}, got {value}.")
-        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}.")
+        raise ValueError(f"{name} must lie in [{low:g}, {high:.10g}], got {value}.")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree
 
 from vtune_jax.core.checks import assert_within
-from vtune_jax.core.numbers import assert_fields, is_off, number
+from vtune_jax.core.numbers import LONGEST_MEMORY, assert_fields, is_off, number
 from vtune_jax.core.types import LossHistory, LossSums, Method, Observation, Scalar, Targets, Weights
 
 
@@ -284,7 +284,7 @@ class Median:
     """A rolling median."""
 
     name: Literal["median"] = "median"
-    window: int = number(3, low=1)  # observations
+    window: int = number(3, low=1, high=LONGEST_MEMORY)  # observations
 
     def __post_init__(self) -> None:
         assert_fields(self)

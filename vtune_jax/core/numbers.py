@@ -30,6 +30,10 @@ class Range(NamedTuple):
     static: bool = False
 
 
+LONGEST_MEMORY = 2**16
+"""The most past values of each domain that a state may hold: it lies beside the model, and is saved with it."""
+
+
 def number(
     default: float | int,
     *,

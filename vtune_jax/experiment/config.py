@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vtune_jax import settings
+from vtune_jax.core.checks import MOST, assert_within
 from vtune_jax.core.names import assert_name, name_from
 from vtune_jax.core.needs import Job, assert_known
 from vtune_jax.core.targets import make_targets
@@ -31,8 +32,7 @@ class PretrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        assert_within(1, MOST, steps=self.steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        assert_within(1, MOST, steps=self.steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ class TargetsConfig:
             raise ValueError(f"budget must lie in (0, 2], got {self.budget}")
         if self.evaluations < 8:
             raise ValueError(f"evaluations must be at least 8, got {self.evaluations}")
-        for field in ("half_width", "model_error_per_decade"):
+        for field in ("half_width", "model_error_per_decade", "min_gap"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} must not be negative, got {getattr(self, field)}")
         if not 0 < self.subsample <= 1:

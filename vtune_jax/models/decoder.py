@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from vtune_jax.core.checks import MOST, assert_within
 from vtune_jax.models.model import Family, Model, losses_from_logits
 
 
@@ -33,8 +34,9 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         for field in ("layers", "width", "heads", "key_value_heads", "hidden"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+            assert_within(1, MOST, **{field: getattr(self, field)})
+        assert_within(1.0, rope_theta=self.rope_theta)
+        assert_within(0.0, 1.0, norm_epsilon=self.norm_epsilon)
         if self.width % (2 * self.heads):
             raise ValueError(f"width must be a multiple of 2 * heads = {2 * self.heads}, got {self.width}")
         if self.heads % self.key_value_heads:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vtune_jax.core.history import newest, remembering
+from vtune_jax.core.numbers import LONGEST_MEMORY
 from vtune_jax.core.types import LossHistory, Method, Observation, Targets, Weights
 from vtune_jax.rules.ado_fit import Law, fit_laws, smoothed, smoothing_rows
 from vtune_jax.rules.config import MethodConfig, Published, factory_of, number
@@ -90,6 +91,8 @@ class Ado(MethodConfig):
             raise ValueError(
                 f"capacity must be at least {self.shortest_record}, what a first fit takes, got {self.capacity}."
             )
+        if self.capacity > LONGEST_MEMORY:
+            raise ValueError(f"capacity must be at most {LONGEST_MEMORY}, got {self.capacity}.")
 
     @property
     def shortest_record(self) -> int:

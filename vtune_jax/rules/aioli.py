@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vtune_jax.core.history import newest, remembering
+from vtune_jax.core.numbers import LONGEST_MEMORY
 from vtune_jax.core.reweighting import exponentiated_gradient
 from vtune_jax.core.types import LossHistory, Method, Observation, Targets, Weights
 from vtune_jax.rules.config import MethodConfig, Published, factory_of, is_off, number
@@ -50,7 +51,7 @@ class Aioli(MethodConfig):
     name: Literal["aioli"] = "aioli"
     step_size: float = number(0.2)  # eta
     favour: float = number(0.75, high=1.0)  # share of the domain that a probe favours, above 1 / k
-    sweeps: int = number(1, low=1)  # probes of each domain per round
+    sweeps: int = number(1, low=1, high=LONGEST_MEMORY)  # probes of each domain per round
     hold: int = number(4, low=1)  # intervals under the new weights before the next round
     warmup: int = number(1, low=1)  # intervals at the prior before the first round
     memory: float = number(0.0, high=1.0, off=0.0)  # theta of the moving average over rounds; 0: none

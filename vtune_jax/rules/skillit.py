@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vtune_jax.core.history import last_seen, newest, remembering
+from vtune_jax.core.numbers import LONGEST_MEMORY
 from vtune_jax.core.reweighting import share_out
 from vtune_jax.core.types import LossHistory, Method, Observation, Scalar, Targets, Weights, constant
 from vtune_jax.rules.config import MethodConfig, Published, factory_of, number
@@ -38,7 +39,7 @@ class SkillIt(MethodConfig):
     graph_domains: tuple[str, ...] = ()  # the domains that rows and columns stand for, checked against the corpus
     learn_graph: bool = False  # A is `targets.constants["graph"]`, from short runs on each domain before this run
     step_size: float = number(0.2)  # eta
-    window: int = number(3, low=1)  # evaluations summed
+    window: int = number(3, low=1, high=LONGEST_MEMORY)  # evaluations summed
     masked: tuple[int, ...] = ()  # the domains that count, by place; s is then a mean over the window; empty: all
     normalize: bool = False  # divides s by l_0. The code means the first evaluation and takes the second
     scale_step: bool = False  # eta times `sum l_0 / sum l` with the newest evaluation l

@@ -13,6 +13,7 @@ import jax
 from jaxtyping import PyTree
 
 from vtune_jax import settings
+from vtune_jax.core.checks import MOST, assert_within
 from vtune_jax.errors import UserError
 from vtune_jax.machine import hosts
 from vtune_jax.machine.mesh import replicate, template
@@ -41,8 +42,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         for field in ("log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+            assert_within(1, MOST, **{field: getattr(self, field)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from vtune_jax.core.checks import assert_within
+
 
 class OptimizerNumbers(NamedTuple):
     """The fields of `OptimizerConfig` as one pytree of float32, which may be traced. Cells of a grid stand in front."""
@@ -37,6 +39,7 @@ class OptimizerConfig:
         for field in ("peak_learning_rate", "clip_norm"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field} must be positive, got {getattr(self, field)}")
+        assert_within(weight_decay=self.weight_decay)
         for field in ("warmup_fraction", "final_fraction", "beta1", "beta2"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} must lie in [0, 1], got {getattr(self, field)}")

@@ -30,6 +30,8 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if self.vocab_size < 257:
             raise ValueError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {self.vocab_size}")
+        if self.vocab_size > 1 << 24:
+            raise ValueError(f"vocab_size must be at most 2**24, got {self.vocab_size}")
         if self.train_bytes < 1:
             raise ValueError(f"train_bytes must be at least 1, got {self.train_bytes}")
         if self.end_of_text and not self.file:

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from vtune_jax import settings
+from vtune_jax.core.checks import MOST, assert_within
 from vtune_jax.data.mixture.gather import Workers
 from vtune_jax.data.mixture.spec import Allocation
 from vtune_jax.data.tokens.array_record import RecordTokens
@@ -43,11 +44,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for field in ("sequence", "batch", "heldout_rows", "evaluate_rows_at_once"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        for field in ("block_rows", "workers", "patience_seconds"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field} must not be negative, got {getattr(self, field)}")
+            assert_within(1, MOST, **{field: getattr(self, field)})
+        assert_within(0, MOST, block_rows=self.block_rows, workers=self.workers)
+        assert_within(patience_seconds=self.patience_seconds)
 
     def rows_of(self, source: MappedTokens | RecordTokens, end: int) -> RowStore:
         """The rows that a run reads of one domain's tokens.
