@@ -66,3 +66,8 @@ def test_a_config_cannot_write_outside_its_run_folder(tmp_path, capsys):
     assert cli.invoke(["prepare", str(path), 'name="../../x"']) == 2
     assert "name must be letters" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_experiment_is_not_called_like_the_store(small):
+    with pytest.raises(UserError, match="name must not be 'store'"):
+        config.load(small, ("name=store",))

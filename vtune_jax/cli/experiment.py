@@ -48,15 +48,20 @@ def add_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         config = "the experiment, a TOML file" + ("; or the folder of a run" if name == "report" else "")
         verb.add_argument("config", type=Path, help=config)
         verb.add_argument(
-            "overrides", nargs="*", metavar="KEY=VALUE", help="fields to change, for instance data.batch=32"
+            "overrides",
+            nargs="*",
+            metavar="KEY=VALUE",
+            help="fields unlike the file, for instance data.batch=32",
         )
         verb.add_argument("--run-folder", type=Path, help="where results go; runs/NAME by default")
         verb.add_argument(
-            "--store", type=Path, help="where finished stages are kept and found; `store` beside the run folder"
+            "--store",
+            type=Path,
+            help="finished stages are found there; `store` beside the run folder by default",
         )
         verb.add_argument("--quiet", action="store_true", help="no progress")
         if name == "report":
-            verb.add_argument("--to", type=Path, metavar="FOLDER", help="where the pages go; beside the results")
+            verb.add_argument("--to", type=Path, metavar="FOLDER", help="where pages go; beside the results by default")
             verb.set_defaults(verb=_report)
             continue
         verb.add_argument("--skip-bad", action="store_true", help="skip documents that cannot be read, and count them")
@@ -69,7 +74,7 @@ def add_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         verb.add_argument(
             "--allow-data-change",
             action="store_true",
-            help="an arm goes on from its newest checkpoint although the data, rows or limits have changed",
+            help="where data, rows or limits have changed, arms go on from the state they had",
         )
         if name == "targets":
             verb.add_argument(

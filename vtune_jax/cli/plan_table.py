@@ -22,7 +22,7 @@ def measured_flops_per_second(seconds: float = 0.3) -> float:
 
 
 UTILISATION = 0.4
-"""Share of the matrix product's speed that a small model's step reached where it was measured; see BUILD.md."""
+"""Share of the matrix product's speed that a small model's step reached when measured, see experiments/README.md."""
 
 
 def render_plan(plan: Projection, console: Console, *, duration: bool = True) -> None:

@@ -81,6 +81,8 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         assert_name(name=self.name)
+        if self.name == "store":
+            raise ValueError("name must not be 'store', the folder of finished stages beside the run folders")
         domains = len(self.corpus.domains)
         for field, values in (
             ("mixture.weights", self.mixture.weights),

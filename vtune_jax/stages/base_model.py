@@ -54,7 +54,7 @@ def base_model(session: Session, corpus: Corpus) -> BaseModel:
     if config.pretrain.from_run:
         stage = _of_run(Path(config.pretrain.from_run), recipe)
         return BaseModel(session.refer(ROLE, stage), trainer)
-    # It reads one domain at constant weights: nothing of the mixture matters to it but when losses are looked at.
+    # It reads one domain at constant weights: of the mixture only the interval matters, at which losses are measured.
     alone = dataclasses.replace(recipe, lag=0, allocation="systematic")
     pretrain = config.pretrain
     inputs = BaseModelInputs(corpus.stage, alone, pretrain.optimizer, pretrain.steps, config.seed, corpus.base)
@@ -91,7 +91,7 @@ def _of_run(run: Path, ours: Recipe) -> Finished:
     if found is None:
         raise UserError(
             f'pretrain.from_run = "{run}" holds no finished base model',
-            "name the folder of a run whose `pretrain` stage is done",
+            "name the folder of a run whose base model is trained, as `vtune-jax pretrain` does",
         )
     facts = read_json(found.folder / FACTS)
     if facts["model"] != settings.digest(ours.model):

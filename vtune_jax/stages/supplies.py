@@ -101,7 +101,7 @@ def supplied(context: Context, arm: Arm, initial: HeldoutLosses, targets: Target
             method=constant_method(method),
             acts_on="sampling",
             mixture=tuple(mixture.tolist()),
-            # All that the proxy got counts in its own digest.
+            # What the proxy was made of counts in its own digest.
             supplies={"proxy": stage},
             reference=None,
             targets=_targets(initial, targets, mixture, constants),

@@ -1,6 +1,6 @@
 """The train step: the mathematics of one optimiser step and, at interval boundaries, of one weight update.
 
-Pure functions, no clocks, files or logging. Both data engines call the same `train_step`.
+Pure functions, no clocks, files or logging. All data engines run the same two parts.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ def make_train_step(
             a token of domain i counts `w_i / prior_i` in the batch's mean loss, as in Group DRO and DoReMi's proxy.
 
     Returns:
-        `train_step(state, batch, constants) -> (state, metrics)`, to be jitted with its first argument donated.
+        the two parts, each to be jitted with its first argument donated; called as one it runs both.
         Metrics are `loss`, `gradient_norm`, `learning_rate`, and the training sums per domain since the last update.
 
     Raises:
