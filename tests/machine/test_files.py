@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -34,9 +35,15 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_one_writes(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", program, str(path)]).returncode == 9
     assert path.read_bytes() == b"old"
-    write_whole(path, "näw")
+    in_another_process(path, "näw")
     assert path.read_bytes() == b"n\xc3\xa4w"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def in_another_process(path, text):
+    program = "import sys; from pathlib import Path; from vtune_jax.machine.files import write_whole\n"
+    program += "write_whole(Path(sys.argv[1]), sys.argv[2])"
+    subprocess.run([sys.executable, "-c", program, str(path), text], check=True)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -56,14 +63,15 @@ def test_two_processes_may_write_one_file_and_what_a_dead_one_left_is_removed(tm
     path = tmp_path / "file"
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
+    living, left = (tmp_path / f"file.{platform.node()}-{process}.tmp" for process in (os.getppid(), dead.pid))
+    living.write_text("another's")
+    left.write_text("nobody's")
     with replacing(path) as ours:
+        assert ours not in (living, left)
         ours.write_text("ours")
-        others = [ours.name.replace(str(os.getpid()), str(process)) for process in (os.getppid(), dead.pid)]
-        living, left = map(ours.with_name, others)
-        living.write_text("another's")
-        left.write_text("nobody's")
-    write_whole(path, "last")
-    assert path.read_text() == "last"
+        in_another_process(path, "another's")
+        assert path.read_text() == "another's"
+    assert path.read_text() == "ours"
     assert sorted(tmp_path.iterdir()) == sorted([path, living])
 
 

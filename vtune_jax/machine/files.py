@@ -21,16 +21,14 @@ TEMPORARY = ".tmp"
 def replacing(path: Path) -> Iterator[Path]:
     """The path of a temporary file beside `path`, which takes its place when the block ends without an error.
 
-    A process killed inside the block leaves `path` as it was, and a temporary file, which the next writer of `path`
-    on the same machine removes. Of two processes that write the same file at once, each writes it whole, and the last
-    to end wins. After an error the temporary file is removed.
+    A process killed inside the block leaves `path` as it was, and a temporary file, which the next process on the same
+    machine that writes into the folder removes. Of two processes that write the same file at once, each writes it
+    whole, and the last to end wins. After an error the temporary file is removed.
     """
-    machine = platform.node()
-    temporary = path.with_name(f"{path.name}.{machine}-{os.getpid()}{TEMPORARY}")
-    for other in path.parent.glob(f"{glob.escape(path.name)}.{glob.escape(machine)}-*{TEMPORARY}"):
-        process = other.name.removesuffix(TEMPORARY).rpartition("-")[2]
-        if other != temporary and process.isdigit() and not _lives(int(process)):
-            other.unlink(missing_ok=True)
+    temporary = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}{TEMPORARY}")
+    if path.parent not in _SWEPT:
+        _SWEPT.add(path.parent)
+        _sweep(path.parent)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -38,6 +36,18 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+_SWEPT: set[Path] = set()
+"""Folders that this process has looked through: they may hold many files, and are written to many times."""
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the temporary files of this machine's processes that are no more."""
+    for left in folder.glob(f"*.{glob.escape(platform.node())}-*{TEMPORARY}"):
+        process = left.name.removesuffix(TEMPORARY).rpartition("-")[2]
+        if process.isdigit() and not _lives(int(process)):
+            left.unlink(missing_ok=True)
 
 
 def _lives(process: int) -> bool:
