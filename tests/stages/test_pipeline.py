@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 from vtune_jax.errors import UserError
 from vtune_jax.experiment import config
-from vtune_jax.machine.files import read_json
+from vtune_jax.machine.files import read_json, write_json
 from vtune_jax.machine.progress import Progress
 from vtune_jax.report.results import Results
 from vtune_jax.stages.pipeline import Pipeline
@@ -168,6 +168,22 @@ def test_a_base_model_is_taken_from_an_earlier_run(finished, tmp_path):
             pipeline(path, tmp_path / change, override, change).pretrain()
     with pytest.raises(UserError, match="holds no finished base model"):
         pipeline(path, tmp_path / "none", f'pretrain.from_run="{tmp_path}"').pretrain()
+
+
+def test_of_several_base_models_of_a_run_one_must_be_named(finished, tmp_path):
+    path, made, _ = finished
+    base, run = made.pretrain().stage, tmp_path / "two"
+    other = tmp_path / "pretrain-0123"
+    other.mkdir()
+    write_json(other / "done.json", {"digest": "0123"})
+    for name, stage in (("first", base.folder), ("second", other)):
+        (run / name).mkdir(parents=True)
+        (run / name / "config.toml").write_text("")
+        write_json(run / name / "stages.json", {"base model": str(stage)})
+    with pytest.raises(UserError, match="holds different base models, in first, second"):
+        pipeline(path, tmp_path / "run", f'pretrain.from_run="{run}"').pretrain()
+    named = pipeline(path, tmp_path / "run", f'pretrain.from_run="{run / "first"}"', store=made.session.store.root)
+    assert named.pretrain().stage == base
 
 
 def test_own_target_losses_need_no_proxies(finished, tmp_path):

@@ -28,7 +28,7 @@ class PretrainConfig:
     """The base model: trained here on the base domain, or taken from an earlier run."""
 
     steps: int = 200
-    from_run: str = ""  # run folder whose base model is used; `steps` and `optimizer` are then ignored
+    from_run: str = ""  # run, or one configuration of it, whose base model is used; `steps` and `optimizer` are ignored
     optimizer: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from vtune_jax.errors import UserError
 from vtune_jax.machine.files import read_json, write_json
 from vtune_jax.rules import Static
 from vtune_jax.stages.corpus import Corpus
-from vtune_jax.stages.run_folder import CONFIG, referenced_stage
+from vtune_jax.stages.run_folder import CONFIG, LATEST, STAGES, referenced_stages
 from vtune_jax.stages.session import Session, Tools
 from vtune_jax.stages.store import Finished
 from vtune_jax.stages.trainer import Recipe, Trainer, TrainingRun
@@ -87,18 +87,24 @@ def _train(inputs: BaseModelInputs, folder: Path, tools: Tools) -> None:
 
 
 def _of_run(run: Path, ours: Recipe) -> Finished:
-    found = referenced_stage(run, ROLE)
-    if found is None:
+    stages = referenced_stages(run, ROLE)
+    if not stages:
         raise UserError(
             f'pretrain.from_run = "{run}" holds no finished base model',
             "name the folder of a run whose base model is trained, as `vtune-jax pretrain` does",
         )
+    if len({stage.digest for stage in stages.values()}) > 1:
+        raise UserError(
+            f'pretrain.from_run = "{run}" holds different base models, in {", ".join(stages)}',
+            f"name one: {run / next(iter(stages))}",
+        )
+    found, place = next(iter(stages.values())), run if (run / CONFIG).exists() else run / LATEST
     facts = read_json(found.folder / FACTS)
     if facts["model"] != settings.digest(ours.model):
-        raise UserError(f"the base model of {run} has another shape", f"copy [model] from {run}/latest/{CONFIG}")
+        raise UserError(f"the base model of {run} has another shape", f"copy [model] from {place / CONFIG}")
     if facts["tokenizer"] != ours.tokenizer:
         raise UserError(
             f"the base model of {run} was trained with another tokenizer",
-            f"set corpus.tokenizer.file to the tokenizer.json of its corpus, see {run}/latest/stages.json",
+            f"set corpus.tokenizer.file to the tokenizer.json of its corpus, see {place / STAGES}",
         )
     return found

@@ -110,13 +110,14 @@ def read_stages(folder: Path) -> dict[str, str]:
     return dict(read_json(file)) if file.exists() else {}
 
 
-def referenced_stage(run: Path, role: str) -> Finished | None:
-    """The finished stage of a role in the newest configuration of a run that has one."""
-    for folder in reversed(configurations(run)):
+def referenced_stages(run: Path, role: str) -> dict[str, Finished]:
+    """The finished stages of a role, by the configuration that refers to each: of a run, or of one configuration."""
+    found = {}
+    for folder in [run] if (run / CONFIG).exists() else configurations(run):
         place = read_stages(folder).get(role)
         if place and (folder / place / DONE).exists():
-            return Finished((folder / place).resolve(), read_json(folder / place / DONE)["digest"])
-    return None
+            found[folder.name] = Finished((folder / place).resolve(), read_json(folder / place / DONE)["digest"])
+    return found
 
 
 def earlier_version(run: Path) -> str:
