@@ -281,8 +281,36 @@ def test_tokens_that_exist_already_are_used_where_they_lie(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda array: array.astype("<u4").tobytes(), r"holds tokens of 4 bytes .*; the tokenizer's fit into 2"),
+        (lambda array: array.tobytes()[:-1], r"bytes, but holds tokens of 2 bytes each"),
+        (lambda array: b"", r"has 0 bytes, but holds tokens of 2 bytes each"),
+    ],
+)
+def test_raw_tokens_of_another_width_are_refused(tmp_path, content, message):
+    config = two_domains(tmp_path)
+    corpus = prepared(config, tmp_path / "one")
+    path = tmp_path / "raw.bin"
+    path.write_bytes(content(np.load(token_array(tmp_path, corpus))))
+    with pytest.raises(UserError, match=message):
+        prepared(borrowing(corpus, config, path), tmp_path / "two")
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00"])
+def test_a_broken_array_file_is_named(tmp_path, content):
+    config = two_domains(tmp_path)
+    corpus = prepared(config, tmp_path / "one")
+    path = tmp_path / "broken.npy"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"broken.npy is no .npy file"):
+        prepared(borrowing(corpus, config, path), tmp_path / "two")
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda array: array[:0], "holds no token"),
         (lambda array: array.astype(np.int64), "holds int64 of 1 dimensions, not uint16 of one"),
         (lambda array: array.reshape(1, -1), "holds uint16 of 2 dimensions"),
         (lambda array: array + np.uint16(9000), "holds the token 9.*the tokenizer has 300"),

@@ -147,12 +147,7 @@ def _borrowed(
     entries: dict[Side, SideEntry] = {}
     for side, source in sources.items():
         path = array_file(domain, source).absolute()
-        array = np.load(path, mmap_mode="r") if path.suffix.lower() == ".npy" else np.memmap(path, dtype, "r")
-        if array.ndim != 1 or array.dtype != dtype:
-            raise UserError(
-                f"domain '{domain.name}': {source} holds {array.dtype} of {array.ndim} dimensions, not {dtype} of one",
-                f"save it as np.save(path, tokens.astype('{dtype}'))",
-            )
+        array = _token_array(domain.name, path, dtype)
         for start in range(0, len(array), _AT_ONCE):
             largest = int(array[start : start + _AT_ONCE].max())
             if largest >= vocabulary:
@@ -175,6 +170,38 @@ def _borrowed(
             file=str(path), checks=checks, first=first, tokens=stop - first, length=len(array)
         )
     return entries
+
+
+def _token_array(domain: str, path: Path, dtype: np.dtype) -> np.ndarray:
+    """The tokens of a file, mapped; a file whose bytes mean something else is refused."""
+    where = f"domain '{domain}': {path}"
+    if path.suffix.lower() == ".npy":
+        try:
+            array: np.ndarray = np.load(path, mmap_mode="r")
+        except (ValueError, EOFError) as error:
+            raise UserError(f"{where} is no .npy file ({error!s:.80})", "save it with np.save") from error
+        if array.ndim != 1 or array.dtype != dtype:
+            raise UserError(
+                f"{where} holds {array.dtype} of {array.ndim} dimensions, not {dtype} of one",
+                f"save it as np.save(path, tokens.astype('{dtype}'))",
+            )
+        if not len(array):
+            raise UserError(f"{where} holds no token", "give a file of tokens")
+        return array
+    size, width = path.stat().st_size, dtype.itemsize
+    if not size or size % width:
+        raise UserError(
+            f"{where} has {size:,} bytes, but holds tokens of {width} bytes each",
+            f"write it as tokens.astype('{dtype}').tofile(path)",
+        )
+    array = np.memmap(path, dtype, "r")
+    # The upper half of small numbers of four bytes, as other programs write them, is 0.
+    if width == 2 and size % 4 == 0 and not array[1:_AT_ONCE:2].any() and array[0:_AT_ONCE:2].any():
+        raise UserError(
+            f"{where} holds tokens of 4 bytes (every second of two bytes is 0); the tokenizer's fit into 2",
+            f"write it as np.fromfile(path, '<u4').astype('{dtype}').tofile(other)",
+        )
+    return array
 
 
 def _last_documents(array: np.ndarray, fraction: float, end: int) -> int:
