@@ -31,6 +31,13 @@ def test_lines_without_a_number_are_left_out_by_name(tmp_path):
     assert table.notes[0].endswith("without a number in every column: lines 7, 8")
 
 
+def test_losses_that_no_cross_entropy_reaches_are_told(tmp_path):
+    told = read_table(written(tmp_path, "tokens,loss\n1e6,1100\n2e6,900\n")).notes
+    assert "losses up to 1100" in told[0]
+    assert "are they perplexities? Then give their logarithms" in told[0]
+    assert read_table(written(tmp_path, "tokens,loss\n1e6,12.5\n2e6,11\n")).notes == ()
+
+
 def test_the_worst_losses_and_their_equals_are_left_out(tmp_path):
     text = "tokens,loss\n1,5\n2,4\n3,4\n4,3\n5,2\n"
     assert read_table(written(tmp_path, text), drop_worst=2).losses[:, 0].tolist() == [3, 2]

@@ -69,6 +69,13 @@ def test_a_budget_that_is_too_small_says_what_would_do(path, proxies):
     design(configured(path, f'targets.proxies="{proxies}"', f"targets.budget={wanted + 0.01}"))
 
 
+@pytest.mark.parametrize("proxies", ["one", "several"])
+def test_only_a_budget_that_the_config_takes_is_advised(path, proxies):
+    with pytest.raises(UserError, match="allows only") as told:
+        design(configured(path, f'targets.proxies="{proxies}"', "train.steps=4", "targets.budget=0.01"))
+    assert told.value.fix == "lower data.heldout_rows, or train longer"
+
+
 def test_the_sub_sample_is_what_the_longest_proxy_comes_to(path):
     # 50 steps of 4 rows, half of them from each: 100 rows of 1,000 and of 400.
     read = share_read(real_run(configured(path)), np.array([1000, 400]), np.array([0.5, 0.5]), 50)
@@ -178,7 +185,7 @@ def test_a_warm_up_that_leaves_nothing_to_look_at_is_refused(path, share):
 @pytest.mark.parametrize("field", ["losses", "fallback"])
 @pytest.mark.parametrize("value", ["nan", "-1", "inf"])
 def test_given_targets_must_be_losses(path, field, value):
-    with pytest.raises(UserError, match="must be positive and finite"):
+    with pytest.raises(UserError, match="must be positive and finite|is (nan|inf). Fix: give a number"):
         configured(path, f"targets.{field}=[{value},1,1]")
 
 

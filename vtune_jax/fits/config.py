@@ -7,6 +7,9 @@ from typing import Literal
 from vtune_jax.fits.laws.annealing import SHORT_RUN_MODEL_ERROR
 from vtune_jax.fits.policy import Policy
 
+MOST_BUDGET = 2
+"""Largest `TargetsConfig.budget`: proxies that cost more than twice the run itself predict what one could measure."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetsConfig:
@@ -47,8 +50,8 @@ class TargetsConfig:
     losses: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.budget <= 2:
-            raise ValueError(f"budget must lie in (0, 2], got {self.budget}")
+        if not 0 < self.budget <= MOST_BUDGET:
+            raise ValueError(f"budget must lie in (0, {MOST_BUDGET}], got {self.budget}")
         if self.evaluations < 8:
             raise ValueError(f"evaluations must be at least 8, got {self.evaluations}")
         for field in ("half_width", "model_error_per_decade", "min_gap"):

@@ -12,6 +12,8 @@ from vtune_jax.errors import UserError
 from vtune_jax.fits.laws.law import Law
 
 ONLY = "all"
+MOST_NATS = 20
+"""No cross-entropy is larger: a guess among a million tokens costs 13.8 nats."""
 """Name of the one domain of a table without a column `domain`."""
 
 
@@ -98,6 +100,12 @@ def read_table(
     if not points:
         raise UserError(f"{path} holds no points", f"give rows of {', '.join((*columns, 'loss'))}")
     notes = [f"{path.name}: left out, without a number in every column: {_listed(incomplete)}"] if incomplete else []
+    losses = [row[-1] for rows_of in points.values() for row in rows_of]
+    if max(losses) > MOST_NATS:
+        notes.append(
+            f"{path.name}: losses up to {max(losses):g}, but no cross-entropy is above {MOST_NATS} nats per token; "
+            "are they perplexities? Then give their logarithms"
+        )
     if names is not None and (absent := [name for name in names if name not in points]):
         if len(names) == 1 and list(points) == [ONLY]:
             points = {names[0]: points[ONLY]}

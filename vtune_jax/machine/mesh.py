@@ -7,18 +7,23 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array, PyTree
 
+from vtune_jax.errors import UserError
+
 
 def data_mesh(batch: int) -> Mesh | None:
     """A mesh of all devices in a row, over which a batch is split; None where there is only one device.
 
     Raises:
-        ValueError: the batch does not divide by the number of devices.
+        UserError: the batch does not divide by the number of devices.
     """
     devices = jax.devices()
     if len(devices) == 1:
         return None
     if batch % len(devices):
-        raise ValueError(f"batch must be a multiple of the {len(devices)} devices, got {batch}.")
+        raise UserError(
+            f"a batch of {batch} rows cannot be split over {len(devices)} devices",
+            f"set data.batch to a multiple of {len(devices)}",
+        )
     return Mesh(np.array(devices), ("data",))
 
 

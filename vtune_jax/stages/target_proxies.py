@@ -20,7 +20,7 @@ from vtune_jax.data.mixture.spec import fingerprint
 from vtune_jax.data.tokens.streams import Streams
 from vtune_jax.errors import UserError
 from vtune_jax.experiment.config import ExperimentConfig
-from vtune_jax.fits.config import TargetsConfig
+from vtune_jax.fits.config import MOST_BUDGET, TargetsConfig
 from vtune_jax.machine.files import read_json, write_json
 from vtune_jax.stages.session import Tools
 from vtune_jax.stages.short_runs import FromBase
@@ -133,7 +133,8 @@ def _ladders(budget: float, price: float, real: int, *, in_rounds: bool) -> list
 def _too_small(budget: float, wanted: float) -> UserError:
     return UserError(
         f"targets.budget allows only {budget:.1f} optimiser steps for the proxies, evaluations included",
-        f"set targets.budget to at least {wanted:.2f}, lower data.heldout_rows, or train longer",
+        (f"set targets.budget to at least {wanted:.2f}, " if wanted <= MOST_BUDGET else "")
+        + "lower data.heldout_rows, or train longer",
     )
 
 

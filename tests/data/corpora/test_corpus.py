@@ -116,6 +116,17 @@ def test_a_given_tokenizer_is_used(tmp_path):
     assert second.tokenizer_sha256 == first.tokenizer_sha256
 
 
+@pytest.mark.parametrize("fraction", [0.1, 0.9])
+def test_a_domain_of_one_document_is_told_that_it_needs_another(tmp_path, fraction):
+    book = tmp_path / "book.txt"
+    book.write_text("one long text " * 99)
+    config = corpus(tmp_path, heldout_fraction=fraction)
+    domains = (DomainConfig(name="book", source=str(book)), *config.domains[1:])
+    with pytest.raises(UserError, match=r"domain 'book' .* is one document, which cannot be both") as told:
+        prepared(dataclasses.replace(config, domains=domains), tmp_path / "out")
+    assert "a .txt file is one document" in told.value.fix
+
+
 def test_the_fingerprint_counts_how_a_file_is_read(tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()

@@ -164,6 +164,11 @@ def _report(domain: DomainConfig, counts: DocumentCounts, report: Callable[[str]
     ):
         if number:
             report(f"domain '{domain.name}': {number:,} {what} documents left out")
+    if not domain.heldout and counts.train + counts.heldout == 1:
+        raise UserError(
+            f"domain '{domain.name}' ({domain.source}) is one document, which cannot be both trained on and held out",
+            "cut it into several (a .txt file is one document), or give the domain its own heldout",
+        )
     for number, what in ((counts.train, "documents"), (counts.heldout, "held-out documents")):
         if not number:
             raise UserError(
