@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vtune_jax.errors import UserError
+from vtune_jax.fits.csv_dialects import parse_number
 from vtune_jax.fits.csv_table import read_table
 from vtune_jax.fits.laws.power_law import LAW
 
@@ -38,6 +39,69 @@ def test_losses_that_no_cross_entropy_reaches_are_told(tmp_path):
     assert read_table(written(tmp_path, "tokens,loss\n1e6,12.5\n2e6,11\n")).notes == ()
 
 
+POINTS = ((1_000_000, 3.1943), (2_000_000, 2.9051), (4_000_000, 2.686))
+PLAIN = "".join(f"{tokens},{loss}\n" for tokens, loss in POINTS)
+DIALECTS = {
+    "plain": "tokens,loss\n" + PLAIN,
+    "semicolons": ("tokens,loss\n" + PLAIN).replace(",", ";"),
+    "tabs": ("tokens,loss\n" + PLAIN).replace(",", "\t"),
+    "decimal commas": "tokens;loss\n" + "".join(f"{n};{str(loss).replace('.', ',')}\n" for n, loss in POINTS),
+    "thousands": "tokens,loss\n" + "".join(f'"{n:,}",{loss}\n' for n, loss in POINTS),
+    "points for thousands": "tokens;loss\n"
+    + "".join(
+        f"{n:,};{loss}\n".replace(",", ".").replace(f";{loss}", f";{loss}".replace(".", ",")) for n, loss in POINTS
+    ),
+    "comments": "# run 7\ntokens,loss\n# begins here\n" + PLAIN,
+    "missing": "tokens,loss\n" + PLAIN + "8000000,N/A\n9000000,-\n9900000,#N/A\n",
+    "infinities": "tokens,loss\n" + PLAIN + "8000000,inf\n",
+    "step 0": "tokens,loss\n0,10.8\n" + PLAIN,
+    "carriage returns": ("tokens,loss\n" + PLAIN).replace("\n", "\r\n"),
+    "line separators": "tokens,loss,note\n" + PLAIN.replace("\n", ",a\u2028b\n"),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", DIALECTS)
+def test_the_same_points_are_read_from_every_dialect(tmp_path, name, encoding):
+    path = tmp_path / "points.csv"
+    path.write_bytes(DIALECTS[name].encode(encoding))
+    table = read_table(path)
+    np.testing.assert_array_equal(table.columns["tokens"][:, 0], [tokens for tokens, _ in POINTS])
+    np.testing.assert_array_equal(table.losses[:, 0], [loss for _, loss in POINTS])
+
+
+def test_what_is_left_out_of_a_dialect_is_told_by_its_line(tmp_path):
+    assert read_table(written(tmp_path, DIALECTS["step 0"])).notes == ("points.csv: left out, at 0 tokens: line 2",)
+    assert read_table(written(tmp_path, DIALECTS["missing"])).notes[0].endswith("lines 5, 6, 7")
+    text = DIALECTS["comments"] + "5000000,x\n"
+    with pytest.raises(UserError, match=r"line 7: loss is no number: 'x'"):
+        read_table(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "decimal_comma", "value"),
+    [
+        ("3,5", True, 3.5),
+        ("1,000", True, 1.0),
+        ("1,000", False, 1000.0),
+        ("1.000", True, 1.0),
+        ("1.000.000", True, 1e6),
+        ("1.000,5", True, 1000.5),
+        ("1,000,000.5", True, 1000000.5),
+        ("-1,5e3", True, -1500.0),
+        ("1e6", False, 1e6),
+    ],
+)
+def test_commas_and_points_in_numbers(text, decimal_comma, value):
+    assert parse_number(text, decimal_comma=decimal_comma) == value
+
+
+@pytest.mark.parametrize(("text", "decimal_comma"), [("3,5", False), ("1,00,000", False), ("1.0.0", True), ("x", True)])
+def test_what_is_no_number_is_refused(text, decimal_comma):
+    with pytest.raises(ValueError, match="could not convert"):
+        parse_number(text, decimal_comma=decimal_comma)
+
+
 def test_the_worst_losses_and_their_equals_are_left_out(tmp_path):
     text = "tokens,loss\n1,5\n2,4\n3,4\n4,3\n5,2\n"
     assert read_table(written(tmp_path, text), drop_worst=2).losses[:, 0].tolist() == [3, 2]
@@ -62,7 +126,7 @@ def test_domains_are_taken_in_the_order_that_is_asked_for(tmp_path):
         ("steps,value\n1,2\n", {}, "no column 'tokens' and no column 'loss'; found: steps, value"),
         ("tokens,loss\n1,2\n", {"columns": ("tokens", "params")}, "no column 'params'; found: tokens, loss"),
         ("tokens,loss\n1,2\n", {"names": ("a", "b")}, "no column 'domain'"),
-        ("tokens,loss\n0,2\n", {}, "line 2: tokens must be positive and finite, got 0"),
+        ("tokens,loss\n0,2\n", {}, "holds no points"),
         ("tokens,loss\n1,2\n2,-1\n", {}, "line 3: loss must be positive and finite, got -1"),
         ("tokens,loss\n1,two\n", {}, "line 2: loss is no number: 'two'"),
         ("tokens,loss\n1,2,3\n", {}, "line 2: 3 values for 2 columns"),

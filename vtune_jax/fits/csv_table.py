@@ -1,6 +1,5 @@
 """Measured losses from a CSV file: one row per point, with a header."""
 
-import csv
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vtune_jax.errors import UserError
+from vtune_jax.fits.csv_dialects import parse_number, read_sheet
 from vtune_jax.fits.laws.law import Law
 
 ONLY = "all"
@@ -72,7 +72,10 @@ def read_table(
         raise UserError(
             f"the number of losses to leave out must not be negative, got {drop_worst}", "leave out 0 or more"
         )
-    header, rows = _rows(path)
+    sheet = read_sheet(path)
+    header = sheet.header
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise UserError(f"{path} has more than one column {', '.join(map(repr, twice))}", "rename or remove one")
     columns = (*columns, *(name for name in optional if name in header))
     missing = [name for name in (*columns, "loss") if name not in header]
     if names is not None and len(names) > 1 and "domain" not in header:
@@ -85,10 +88,16 @@ def read_table(
     points: dict[str, list[list[float]]] = {}
     labels: dict[str, int] = {}
     incomplete: list[int] = []
-    for line, row in rows:
-        values = [_number(path, line, name, row[name]) for name in (*columns, "loss")]
+    at_zero: list[int] = []
+    for line, cells in sheet.rows:
+        row = dict(zip(header, cells, strict=True))
+        values = [_number(path, line, name, row[name], sheet.decimal_comma) for name in (*columns, "loss")]
         if np.isnan(values).any():
             incomplete.append(line)
+            continue
+        if any(value == 0 and name not in zero_allowed for name, value in zip(columns, values, strict=False)):
+            # What a model loses before its first step is no point of a law that grows without bound there.
+            at_zero.append(line)
             continue
         for name, value in zip((*columns, "loss"), values, strict=True):
             if not (np.isfinite(value) and (value > 0 or (name in zero_allowed and value == 0))):
@@ -99,7 +108,8 @@ def read_table(
         points.setdefault(row.get("domain", ONLY) or ONLY, []).append([run, *values])
     if not points:
         raise UserError(f"{path} holds no points", f"give rows of {', '.join((*columns, 'loss'))}")
-    notes = [f"{path.name}: left out, without a number in every column: {_listed(incomplete)}"] if incomplete else []
+    left_out = (("without a number in every column", incomplete), (f"at 0 {' or '.join(columns)}", at_zero))
+    notes = [f"{path.name}: left out, {why}: {_listed(lines)}" for why, lines in left_out if lines]
     losses = [row[-1] for rows_of in points.values() for row in rows_of]
     if max(losses) > MOST_NATS:
         notes.append(
@@ -132,39 +142,9 @@ def read_table(
     )
 
 
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def _number(path: Path, line: int, name: str, text: str, decimal_comma: bool) -> float:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror})", "give the path of a CSV file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason})", "give a CSV file") from error
-    try:
-        lines = list(csv.reader(text.splitlines()))
-    except csv.Error as error:
-        raise UserError(f"{path} is no CSV file ({error})", "mend its quotes") from error
-    if not lines:
-        raise UserError(f"{path} is empty", "give a CSV file with a header")
-    header = [name.strip().lower() for name in lines[0]]
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise UserError(f"{path} has more than one column {', '.join(map(repr, twice))}", "rename or remove one")
-    rows = []
-    for number, cells in enumerate(lines[1:], start=2):
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(header):
-            raise UserError(
-                f"{path}, line {number}: {len(cells)} values for {len(header)} columns", "mend or remove the line"
-            )
-        rows.append((number, dict(zip(header, (cell.strip() for cell in cells), strict=True))))
-    return header, rows
-
-
-def _number(path: Path, line: int, name: str, text: str) -> float:
-    if text.lower() in ("", "nan", "na", "null", "none"):
-        return float("nan")
-    try:
-        return float(text)
+        return parse_number(text, decimal_comma=decimal_comma)
     except ValueError:
         raise UserError(f"{path}, line {line}: {name} is no number: {text!r}", "mend or remove the line") from None
 
