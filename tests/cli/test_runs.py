@@ -8,9 +8,10 @@ import pytest
 
 from tests.stages.experiment import write_experiment
 from vtune_jax.cli import main as cli
-from vtune_jax.cli.runs import flat, size
+from vtune_jax.cli.runs import differences, flat, size
+from vtune_jax.experiment import config
 from vtune_jax.stages import run_folder
-from vtune_jax.stages.store import locked
+from vtune_jax.stages.store import Store, locked
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,28 @@ def test_no_folder_of_runs_is_a_mistake_in_one_line(tmp_path, capsys):
     assert "there is no folder" in capsys.readouterr().err
     assert cli.invoke(["runs", str(tmp_path), "--yes"]) == 2
     assert "--yes without --prune" in capsys.readouterr().err
+
+
+def test_what_a_configuration_lacks_is_told_too(tmp_path):
+    for place, (name, text) in enumerate((("first", 'arms=[{name="a"}, {name="b"}]'), ("second", 'arms=[{name="a"}]'))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.toml").write_text(text)
+        os.utime(tmp_path / name / "config.toml", (place, place))
+    assert differences(tmp_path, tmp_path / "second") == "without arms.b.name"
+
+
+def test_two_processes_of_one_configuration_keep_each_others_stages(small, tmp_path):
+    loaded, store = config.load(small), Store(tmp_path / "store")
+    one, other = (run_folder.RunFolder(tmp_path / "run", loaded, store) for _ in range(2))
+    one.refer("corpus", tmp_path / "store" / "corpus-1")
+    other.refer("base model", tmp_path / "store" / "pretrain-2")
+    assert set(run_folder.read_stages(one.path)) == {"corpus", "base model"}
+
+
+def test_files_that_vanish_while_stages_are_listed_are_passed_over(runs, monkeypatch):
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda top: ((at, dirs, [*names, "gone"]) for at, dirs, names in walk(top)))
+    assert all(entry.bytes > 0 for entry in run_folder.stage_entries(runs / "store"))
 
 
 def test_sizes_and_nested_tables_are_read_easily():

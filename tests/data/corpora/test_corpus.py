@@ -127,6 +127,17 @@ def test_a_domain_of_one_document_is_told_that_it_needs_another(tmp_path, fracti
     assert "a .txt file is one document" in told.value.fix
 
 
+def test_files_of_no_known_format_are_told(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "x.jsonl", documents(0))
+    (folder / "notes.pdf").write_text("x")
+    config, said = corpus(tmp_path), []
+    domains = (dataclasses.replace(config.domains[0], source=str(folder)), *config.domains[1:])
+    prepared(dataclasses.replace(config, domains=domains), tmp_path / "out", report=said.append)
+    assert f"domain 'a': 1 files in {folder} are of no known format: notes.pdf" in said
+
+
 def test_the_fingerprint_counts_how_a_file_is_read(tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()

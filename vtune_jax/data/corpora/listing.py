@@ -15,7 +15,7 @@ from vtune_jax.data.corpora.compressed import PACKED
 from vtune_jax.data.corpora.documents import FORMATS, format_of, holds_lines
 from vtune_jax.errors import UserError
 
-LFS_POINTER = b"version https://git-lfs"
+LFS_POINTER, LONGEST_POINTER = b"version https://git-lfs", 1024  # how a pointer begins; bytes that it has at most
 _SUPPORTED = f"{', '.join(FORMATS)}; text and JSON also with {', '.join(PACKED)}"
 
 
@@ -96,6 +96,8 @@ def _assert_file(path: Path, where: str) -> None:
         raise UserError(f"{where}{path} is a link that leads nowhere", "mend or remove the link")
     if not path.is_file():
         raise UserError(f"{where}{path} is no file but a pipe, socket or device", "write its content to a file")
+    if path.stat().st_size > LONGEST_POINTER:
+        return
     with path.open("rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise UserError(f"{where}{path} is a pointer of Git LFS, not the file itself", "run `git lfs pull`")
