@@ -1,6 +1,7 @@
-"""The one exception for a user's mistake: what is wrong and what to do, in one line; and how a full disk is told."""
+"""The one exception for a user's mistake: what is wrong and what to do, in one line; also for what the system says."""
 
 import errno
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -28,11 +29,32 @@ def disk_is_full(error: BaseException) -> bool:
 
     Several libraries raise errors of their own for it, with nothing of the system's but its words.
     """
+    return any(
+        (isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT))
+        or any(words in str(seen) for words in ("No space left on device", "Disk quota exceeded"))
+        for seen in _with_causes(error)
+    )
+
+
+def told_by_the_system(error: BaseException) -> UserError | None:
+    """The same as a user's mistake if it is the operating system's word about a file or a disk; None for all others."""
+    if disk_is_full(error):
+        file = getattr(error, "filename", None) or "while writing"
+        return UserError(
+            f"the disk is full ({file}). Finished stages and the newest whole checkpoint are safe",
+            "free some space and run the same command again",
+        )
+    for seen in _with_causes(error):
+        if isinstance(seen, OSError) and seen.filename is not None and seen.strerror:
+            return UserError(
+                f"{seen.filename}: {seen.strerror[0].lower()}{seen.strerror[1:]}",
+                "see that it is there and may be read and written, and run the same command again",
+            )
+    return None
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if any(words in str(seen) for words in ("No space left on device", "Disk quota exceeded")):
-            return True
+        yield seen
         seen = seen.__cause__ or seen.__context__
-    return False

@@ -57,7 +57,8 @@ def load(
         cls: the config class.
         path: of the file.
         overrides: `key.sub=value` each; the value is TOML, or else taken as a plain string. A key goes through arrays
-            by index (`domains.0.source`) or by the entry's label or name (`domains.python.source`).
+            by index (`domains.0.source`) or by the entry's label or name (`domains.python.source`), dots in it
+            included.
         values: overrides as Python values by dotted key.
         defaults: values of top-level keys that the file may leave out.
 
@@ -148,30 +149,31 @@ def _parsed(override: str) -> tuple[list[str], Any]:
 
 def _override(table: dict[str, Any], parts: Sequence[str], value: Any, override: str) -> None:
     target: Any = table
-    for depth, part in enumerate(parts[:-1]):
-        target = _enter(target, part, override, ".".join(parts[:depth]))
-    if isinstance(target, list):
-        target[_index(target, parts[-1], override)] = value
-    else:
-        target[parts[-1]] = value
+    depth = 0
+    while True:
+        key: Any = parts[depth]
+        if isinstance(target, list):
+            key, depth = _index(target, parts, depth, override)
+        if depth == len(parts) - 1:
+            target[key] = value
+            return
+        entry = target[key] if isinstance(target, list) else target.setdefault(key, {})
+        depth += 1
+        if not isinstance(entry, dict | list):
+            where = ".".join(parts[:depth])
+            raise UserError(f"the override '{override}' goes into '{where}', which is no table", "check the key")
+        target = entry
 
 
-def _enter(target: Any, part: str, override: str, inside: str) -> Any:
-    if isinstance(target, list):
-        return target[_index(target, part, override)]
-    entry = target.setdefault(part, {})
-    if not isinstance(entry, dict | list):
-        where = f"{inside}.{part}" if inside else part
-        raise UserError(f"the override '{override}' goes into '{where}', which is no table", "check the key")
-    return entry
-
-
-def _index(entries: list[Any], part: str, override: str) -> int:
+def _index(entries: list[Any], parts: Sequence[str], depth: int, override: str) -> tuple[int, int]:
+    """Which entry the key names from this part on, by label, name or index, and the last part that names it."""
     labels = [_label(entry) for entry in entries]
-    if part in labels:
-        return labels.index(part)
-    if part.isdigit() and int(part) < len(entries):
-        return int(part)
+    for end in range(len(parts), depth, -1):
+        if (named := ".".join(parts[depth:end])) in labels:
+            return labels.index(named), end - 1
+    part = parts[depth]
+    if part.isdecimal() and int(part) < len(entries):
+        return int(part), depth
     raise UserError(f"the override '{override}' finds no entry '{part}'{_nearest(part, labels)}", "check the key")
 
 

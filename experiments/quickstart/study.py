@@ -64,7 +64,7 @@ def record(seed: int, targets: str, results: dict) -> None:
         "target": results["targets"]["target"],
         "initial_base_loss": results["initial_base_loss"],
         "arms": arms,
-        **{name: results["run"][name] for name in ("commit", "versions", "machine")},
+        **results["run"]["made_by"]["arm velocitune"],
     }
     with RESULTS.open("a") as file:
         file.write(json.dumps(line) + "\n")

@@ -2,7 +2,10 @@
 
 import dataclasses
 
+from vtune_jax.machine.provenance import Provenance
 from vtune_jax.report.results import ArmResult, Curve, Final, Points, Results, RunFacts, StepRow, TargetResult, Update
+
+MAKER = Provenance(commit="0123456789ab+", versions={"jax": "1"}, machine="x86_64, 1 x cpu")
 
 
 def made_results(domains=4, arms=("velocitune", "static"), **changes):
@@ -61,11 +64,9 @@ def made_results(domains=4, arms=("velocitune", "static"), **changes):
         corpus={"domains": []},
         run=RunFacts(
             seed=0,
-            commit="0123456789ab+",
             config_sha256="ab" * 32,
             command="vtune-jax run made.toml",
-            versions={"jax": "1"},
-            machine="x86_64, 1 x cpu",
+            made_by={"corpus": MAKER, "arm static": MAKER},
             parameters=1_000_000,
             token_budget=4000,
             interval=100,

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from tests.report.made import made_results
+from tests.report.made import MAKER, made_results
 from vtune_jax.errors import UserError
 from vtune_jax.report.page import page, write_page
 from vtune_jax.report.picture import save_picture
@@ -45,7 +45,7 @@ def test_results_of_an_earlier_program_are_read(tmp_path):
 
 
 def test_a_results_file_that_lacks_something_says_what(tmp_path):
-    (tmp_path / "results.json").write_text('{"schema_version": 2, "experiment": "x"}')
+    (tmp_path / "results.json").write_text('{"schema_version": 3, "experiment": "x"}')
     with pytest.raises(UserError, match="is no results file .Results lacks 'domains'"):
         Results.load(tmp_path / "results.json")
 
@@ -125,6 +125,16 @@ def test_the_page_tells_targets_notes_and_facts():
     assert facts["versions"] == "jax 1"
     assert facts["prior"] == "0.5, 0.5"
     assert facts["token budget"] == "4000"
+
+
+def test_the_page_tells_which_stages_another_machine_or_version_has_made():
+    results = made_results(2)
+    other = dataclasses.replace(MAKER, versions={"jax": "2"})
+    run = dataclasses.replace(results.run, made_by={"corpus": MAKER, "arm static": other, "arm a": other})
+    facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", page(dataclasses.replace(results, run=run))))
+    assert facts["versions of corpus"] == "jax 1"
+    assert facts["versions of arm static, arm a"] == "jax 2"
+    assert facts["machine"] == MAKER.machine
 
 
 def test_missing_values_become_dashes(tmp_path):

@@ -65,7 +65,7 @@ def dry(tmp_path_factory):
         pipeline = Pipeline(config, folder / "dry", Progress(silent=True), store=folder / "empty")
         found = {}
 
-        def stage(role, name, inputs, work, *, purpose):
+        def stage(role, name, inputs, work, *, purpose, trains=True):
             found[role] = pipeline.session.store.folder(name, inputs).name
             return Finished(real.folder if role == "corpus" else folder, found[role])
 

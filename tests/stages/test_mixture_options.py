@@ -186,16 +186,16 @@ def test_a_corpus_that_changes_in_place_is_told_and_an_arm_goes_on_if_asked(path
         pipeline.train("velocitune")  # before the corpus changes again
         return pipeline, said
 
-    begun, said = of(40)
+    begun, said = of(41)
     assert not any("have changed since" in note for note in said.notes)
-    taken, said = of(50, allow_data_change=True)
+    taken, said = of(51, allow_data_change=True)
     assert any("the inputs of 'corpus' have changed since" in note for note in said.notes)
     assert any("goes on from step 30 on other data: rows was" in note for note in said.notes)
     assert updates(taken)[0]["order"] == updates(begun)[0]["order"]
-    again, said = of(50, allow_data_change=True)
+    again, said = of(51, allow_data_change=True)
     assert arm_folder(again) == arm_folder(taken)
     assert not any("have changed since" in note for note in said.notes)
-    plain, _ = of(50)
+    plain, _ = of(51)
     assert updates(plain)[0]["order"] != updates(begun)[0]["order"]
 
 

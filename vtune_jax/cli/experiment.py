@@ -1,6 +1,7 @@
 """The verbs that work on an experiment: `run` and its stages, `plan`, `report`."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ STAGES = {
     "train": ("continual pre-training of every arm", "and what it builds on"),
     "evaluate": ("final losses per domain and on the base domain", "and what they build on"),
     "report": ("the table, report.html and report.png of a finished run, from its results", ""),
-    "plan": ("rows, epochs, cost and duration, before anything is trained", ""),
+    "plan": ("rows, epochs, cost and duration of a run; corpora are prepared for it, nothing is trained", ""),
 }
 
 
@@ -54,17 +55,17 @@ def add_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
             help="fields unlike the file, for instance data.batch=32",
         )
         verb.add_argument("--run-folder", type=Path, help="where results go; runs/NAME by default")
+        verb.add_argument("--skip-bad", action="store_true", help="skip documents that cannot be read, and count them")
+        if name == "report":
+            verb.add_argument("--to", type=Path, metavar="FOLDER", help="where pages go; beside the results by default")
+            verb.set_defaults(verb=_report)
+            continue
         verb.add_argument(
             "--store",
             type=Path,
             help="finished stages are found there; `store` beside the run folder by default",
         )
         verb.add_argument("--quiet", action="store_true", help="no progress")
-        if name == "report":
-            verb.add_argument("--to", type=Path, metavar="FOLDER", help="where pages go; beside the results by default")
-            verb.set_defaults(verb=_report)
-            continue
-        verb.add_argument("--skip-bad", action="store_true", help="skip documents that cannot be read, and count them")
         verb.add_argument(
             "--engine",
             choices=("local", "ray"),
@@ -82,7 +83,8 @@ def add_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
                 dest="table",
                 type=Path,
                 metavar="RUNS.csv",
-                help="losses measured elsewhere (columns tokens, loss, domain) instead of proxy runs",
+                help="losses measured elsewhere (columns tokens, loss, domain) instead of proxy runs; short for "
+                "targets.table=RUNS.csv, which `run` and `train` take",
             )
         verb.set_defaults(verb=_stage, name=name)
 
@@ -99,10 +101,7 @@ def _stage(options: argparse.Namespace) -> int:
 
     keep_freed_memory()
     keep_compiled()
-    overrides = [*options.overrides, *(["corpus.skip_bad=true"] if options.skip_bad else [])]
-    if getattr(options, "table", None):
-        overrides.append(f"targets.table={options.table}")
-    config = experiment.load(options.config, tuple(overrides))
+    config = experiment.load(options.config, _overrides(options))
     folder = options.run_folder or Path("runs") / config.name
     progress = Progress(silent=options.quiet)
     pipeline = Pipeline(
@@ -120,6 +119,16 @@ def _stage(options: argparse.Namespace) -> int:
         progress.note(f"{_told(stop)}; {kept(pipeline)}")
         return 128 + _number(stop)
     return 0
+
+
+def _overrides(options: argparse.Namespace) -> tuple[str, ...]:
+    """Those that are given as such, and those that options are short for."""
+    table = getattr(options, "table", None)
+    return (
+        *options.overrides,
+        *(["corpus.skip_bad=true"] if options.skip_bad else []),
+        *([f"targets.table={json.dumps(str(table))}"] if table else []),
+    )
 
 
 def _run(pipeline: "Pipeline", name: str, console: "Console") -> None:
@@ -148,15 +157,15 @@ def _report(options: argparse.Namespace) -> int:
     from vtune_jax.stages.run_folder import RESULTS, configuration, with_results
 
     if options.config.is_dir():
-        if options.overrides:
+        if overrides := _overrides(options):
             raise UserError(
-                f"{' '.join(options.overrides)} changes nothing in a folder of results",
+                f"{' '.join(overrides)} changes nothing in a folder of results",
                 "give the config instead, or the folder of one configuration",
             )
         found = [options.config] if (options.config / RESULTS).exists() else with_results(options.config)
         folder = found[-1] if found else None
     else:
-        config = experiment.load(options.config, tuple(options.overrides))
+        config = experiment.load(options.config, _overrides(options))
         folder = (options.run_folder or Path("runs") / config.name) / configuration(config)
     if folder is None or not (folder / RESULTS).exists():
         raise UserError(f"{folder or options.config} holds no results", "run `vtune-jax run CONFIG` to make them")
@@ -188,6 +197,8 @@ def kept(pipeline: "Pipeline") -> str:
     session = pipeline.session
     finished = ", ".join(session.finished) or "nothing yet"
     begun = f"; '{session.working_on}' goes on from what it has saved" if session.working_on else ""
+    if session.waits:
+        begun = f"; another process goes on with '{session.working_on}'"
     return f"finished and kept in {session.store.root}: {finished}{begun}. The same command goes on from there"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from vtune_jax import __version__
 from vtune_jax.cli import experiment, fit, runs
-from vtune_jax.errors import UserError, disk_is_full
+from vtune_jax.errors import UserError, told_by_the_system
 
 USER_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
@@ -41,18 +41,12 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except KeyboardInterrupt:
-        message, code = (
-            "interrupted; finished stages are kept, the same command goes on from them",
-            INTERRUPTED,
-        )
+        message, code = "interrupted", INTERRUPTED
     except Exception as error:
-        if not disk_is_full(error):
+        told = told_by_the_system(error)
+        if told is None:
             raise
-        message = (
-            f"the disk is full ({getattr(error, 'filename', None) or 'while writing'}). Finished stages and the newest "
-            "whole checkpoint are safe. Fix: free some space and run the same command again."
-        )
-        code = USER_ERROR
+        message, code = str(told), USER_ERROR
     print(f"vtune-jax: {message}", file=sys.stderr)
     return code
 

@@ -58,8 +58,8 @@ def _devices() -> list[Check]:
             Check(
                 "devices",
                 False,
-                str(error).splitlines()[0][:120],
-                "reinstall with the extra for your accelerator",
+                (str(error).strip() or type(error).__name__).splitlines()[0][:120],
+                _no_devices(),
             )
         ]
     lines = [
@@ -68,6 +68,13 @@ def _devices() -> list[Check]:
     ]
     missing = missing_accelerator(jax.default_backend(), present_accelerator())
     return [*lines, missing] if missing else lines
+
+
+def _no_devices() -> str:
+    asked = os.environ.get("JAX_PLATFORMS")
+    if asked and asked != "cpu":
+        return f"unset JAX_PLATFORMS={asked}, or install what it needs: pip install -e '.[{asked.partition(',')[0]}]'"
+    return "reinstall with the extra for your accelerator"
 
 
 def present_accelerator() -> str:

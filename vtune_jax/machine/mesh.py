@@ -1,5 +1,7 @@
 """Devices: the mesh over which a batch is split, and values placed on it."""
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +10,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 from jaxtyping import Array, PyTree
 
 from vtune_jax.errors import UserError
+
+
+def assert_devices() -> None:
+    """Starts JAX's devices.
+
+    Raises:
+        UserError: there are none of the kind that is asked for.
+    """
+    try:
+        jax.devices()
+    # A platform that cannot be started is told by either, the second without a word.
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        said = str(error).strip().partition("\n")[0][:160]
+        raise UserError(
+            f"JAX can start no device{f' for JAX_PLATFORMS={asked}' if asked else ''}{f' ({said})' if said else ''}",
+            "unset JAX_PLATFORMS, or see what `vtune-jax doctor` says",
+        ) from error
 
 
 def data_mesh(batch: int) -> Mesh | None:
@@ -25,6 +45,30 @@ def data_mesh(batch: int) -> Mesh | None:
             f"set data.batch to a multiple of {len(devices)}",
         )
     return Mesh(np.array(devices), ("data",))
+
+
+def in_rows(mesh: Mesh, axis: int = 0) -> Sharding:
+    """Where values lie whose rows, along this axis, are split over the devices of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
+
+
+def place_rows(arrays: dict[str, Any], mesh: Mesh | None, axis: int = 0) -> dict[str, Any]:
+    """A batch whose rows are split over the devices of the mesh.
+
+    Args:
+        arrays: of this process: its part of the rows.
+        mesh: of all processes' devices; None leaves placing to whoever reads the arrays.
+        axis: of the rows.
+    """
+    if mesh is None:
+        return arrays
+    place = in_rows(mesh, axis)
+    return {name: jax.make_array_from_process_local_data(place, array) for name, array in arrays.items()}
+
+
+def constrain(array: Array, mesh: Mesh | None, place: Callable[[Mesh], Sharding]) -> Array:
+    """Inside a program: the same array, placed like this on the mesh; without a mesh nothing is asked."""
+    return array if mesh is None else jax.lax.with_sharding_constraint(array, place(mesh))
 
 
 def everywhere(mesh: Mesh | None) -> Sharding:

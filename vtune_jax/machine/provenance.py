@@ -1,6 +1,7 @@
 """Where results come from: commit, versions, machine."""
 
 import dataclasses
+import functools
 import platform
 import subprocess
 import sys
@@ -30,12 +31,13 @@ class Provenance:
     versions: dict[str, str]  # of Python and of `PACKAGES`
     machine: str  # processor, number and kind of devices
 
-    @classmethod
-    def here(cls) -> "Provenance":
+    @staticmethod
+    @functools.cache
+    def here() -> "Provenance":
         """The provenance of what this process computes."""
         import jax
 
-        return cls(
+        return Provenance(
             commit=commit(),
             versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             machine=f"{platform.machine()}, {jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -9,8 +9,9 @@ from typing import Any
 from vtune_jax.errors import UserError
 from vtune_jax.machine.files import read_json, write_whole
 from vtune_jax.machine.json_values import as_json, from_json
+from vtune_jax.machine.provenance import Provenance
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Column = list[float | None]
 """One number per domain; None where there is none."""
 
@@ -106,14 +107,12 @@ class TargetResult:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What is needed to run an experiment again, and what it ran on."""
+    """What is needed to run an experiment again, and who ran it."""
 
     seed: int
-    commit: str
     config_sha256: str
     command: str
-    versions: dict[str, str]
-    machine: str
+    made_by: dict[str, Provenance]  # of each stage, by its role: "base model", "arm static"
     parameters: int  # of the model
     token_budget: int  # of each arm
     interval: int  # optimiser steps between weight updates

@@ -1,9 +1,11 @@
 """Results in words: the sentence of the verdict, the final table, and numbers as text."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from vtune_jax.machine.provenance import Provenance
 from vtune_jax.report.results import ArmResult, Column, Results
 
 
@@ -91,7 +93,20 @@ def signed(value: float | None, reference: float | None) -> str:
 def facts(results: Results) -> list[tuple[str, str]]:
     """What is needed to run the experiment again: names and values."""
     methods = [(arm.name, arm.method) for arm in results.arms.values()]
-    return [*methods, *((name.replace("_", " "), _fact(value)) for name, value in vars(results.run).items())]
+    rest = {name.replace("_", " "): _fact(value) for name, value in vars(results.run).items() if name != "made_by"}
+    return [*methods, *rest.items(), *_makers(results.run.made_by)]
+
+
+def _makers(made_by: dict[str, Provenance]) -> list[tuple[str, str]]:
+    """Commit, versions and machine; where not all stages were made by the same, of which stages each is."""
+    found = []
+    for fact in dataclasses.fields(Provenance):
+        stages: dict[str, list[str]] = {}
+        for role, maker in made_by.items():
+            stages.setdefault(_fact(getattr(maker, fact.name)), []).append(role)
+        for said, roles in stages.items():
+            found.append((fact.name if len(stages) == 1 else f"{fact.name} of {', '.join(roles)}", said))
+    return found
 
 
 def _fact(value: Any) -> str:

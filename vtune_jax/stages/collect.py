@@ -11,7 +11,6 @@ from vtune_jax.core.targets import make_targets
 from vtune_jax.core.types import Targets
 from vtune_jax.experiment.arms import Arm
 from vtune_jax.machine.json_values import from_json
-from vtune_jax.machine.provenance import Provenance
 from vtune_jax.report.results import (
     ArmResult,
     Column,
@@ -28,6 +27,7 @@ from vtune_jax.report.results import (
 from vtune_jax.rules.config import MethodConfig
 from vtune_jax.stages.corpus import Corpus
 from vtune_jax.stages.heldout_losses import HeldoutLosses
+from vtune_jax.stages.seal import read_seal
 from vtune_jax.stages.session import Session
 from vtune_jax.stages.target_losses import TargetLosses
 from vtune_jax.stages.train_arm import TrainedArm
@@ -163,15 +163,13 @@ def describe(arm: Arm) -> str:
 
 
 def run_facts(session: Session, corpus: Corpus) -> RunFacts:
-    """What is needed to run it again: seed, commit, versions, machine, config."""
-    config, here = session.config, Provenance.here()
+    """What is needed to run it again, and who made the stages: the process that collects may be another."""
+    config = session.config
     return RunFacts(
         seed=config.seed,
-        commit=here.commit,
         config_sha256=settings.digest(config),
-        command=f"vtune-jax run {session.run_folder.path / 'config.toml'}",
-        versions=here.versions,
-        machine=here.machine,
+        command=session.command,
+        made_by={role: read_seal(stage.folder).made_by for role, stage in session.finished.items()},
         parameters=config.model.parameters(corpus.prepared.vocab_size),
         token_budget=config.train.steps * config.data.batch_tokens,
         interval=config.mixture.interval,

@@ -58,7 +58,7 @@ def prepare_corpus(session: Session) -> Finished:
     fingerprint = corpus_fingerprint(config, session.store.hashed)
     prior = () if config.tokenizer.file else (mixture.weights, mixture.power, mixture.unimax_epochs)
     inputs = CorpusInputs(fingerprint, prior, config, mixture)
-    return session.stage("corpus", "corpus", inputs, _prepare, purpose="corpora to tokens")
+    return session.stage("corpus", "corpus", inputs, _prepare, purpose="corpora to tokens", trains=False)
 
 
 def open_corpus(session: Session, stage: Finished) -> Corpus:

@@ -61,7 +61,9 @@ def heldout_losses(session: Session, corpus: Corpus, recipe: Recipe, model: Fini
     alone = dataclasses.replace(recipe, interval=1, lag=0, allocation="systematic")
     inputs = HeldoutInputs(model, corpus.stage, alone, corpus.unlimited, corpus.base)
     purpose = "held-out losses on the domains and on the base domain"
-    return HeldoutLosses.load(session.stage(f"losses of {role}", "losses", inputs, _measure, purpose=purpose))
+    return HeldoutLosses.load(
+        session.stage(f"losses of {role}", "losses", inputs, _measure, purpose=purpose, trains=False)
+    )
 
 
 def losses_of(trainer: Trainer, params: PyTree, streams: Streams) -> np.ndarray:

@@ -58,7 +58,8 @@ def proposed_mixture(
         except ValueError as error:
             raise UserError(f"arm '{arm}': {str(error).rstrip('.')}", "change that, or proxies.mixtures") from error
 
-    return session.stage(f"mixture of {arm}", "proposal", inputs, work, purpose="the mixture that its law proposes")
+    purpose = "the mixture that its law proposes"
+    return session.stage(f"mixture of {arm}", "proposal", inputs, work, purpose=purpose, trains=False)
 
 
 def read_mixture(stage: Finished) -> dict[str, Any]:

@@ -77,9 +77,7 @@ class Pipeline:
 
     def targets(self) -> TargetLosses:
         """Target losses: from proxies, a table, or the config."""
-        return self._once(
-            "targets", lambda: target_losses(self.session, self.corpus(), self._from_base(), self.initial())
-        )
+        return self._once("targets", self._targets)
 
     def train(self, name: str) -> TrainedArm:
         """One arm, after what its method needs."""
@@ -127,6 +125,11 @@ class Pipeline:
         if self.config.needs_targets:
             assert_possible(self.config, corpus.names)
         return base_model(self.session, corpus)
+
+    def _targets(self) -> TargetLosses:
+        # Also of arms that need none: whoever asks for targets hears of a bad table before the base model is trained.
+        assert_possible(self.config, self.corpus().names)
+        return target_losses(self.session, self.corpus(), self._from_base(), self.initial())
 
     def _from_base(self) -> FromBase:
         return from_base(self.session, self.corpus(), self.pretrain())

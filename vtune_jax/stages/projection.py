@@ -70,7 +70,7 @@ def project(config: ExperimentConfig, corpus: Corpus) -> Projection:
         "pretrain": pretrain,
         "proxies": sum(run.steps for run in proxies),
         **{name: sum(runs) for name, runs in before.items()},
-        **{arm.name: config.train.steps for arm in config.arms},
+        **{f"arm {arm.name}": config.train.steps for arm in config.arms},
     }
     along = (pretrain, *(run for runs in before.values() for run in runs), *(config.train.steps for _ in config.arms))
     evaluations = (

@@ -11,7 +11,8 @@ from vtune_jax import settings
 from vtune_jax.errors import UserError
 from vtune_jax.experiment.config import ExperimentConfig
 from vtune_jax.machine.files import TEMPORARY, read_json, write_json, write_whole
-from vtune_jax.stages.store import DONE, Finished, Store, is_locked, locked, make_folder
+from vtune_jax.stages.seal import flaw, is_sealed
+from vtune_jax.stages.store import Finished, Store, finished_at, is_locked, locked, make_folder
 
 OWNER, CONFIG, STAGES, RESULTS, LATEST = "experiment.json", "config.toml", "stages.json", "results.json", "latest"
 REFERENCES = "references"
@@ -88,8 +89,8 @@ def relative(path: Path, folder: Path) -> str:
 
 
 def configuration(config: ExperimentConfig) -> str:
-    """The name of a configuration's folder: eight digits of all that its results depend on."""
-    return settings.digest(config)[:8]
+    """The name of a configuration's folder: eight digits of all that its results depend on, arms' labels included."""
+    return settings.digest((settings.identity(config), config.arm_labels))[:8]
 
 
 def configurations(run: Path) -> list[Path]:
@@ -107,7 +108,9 @@ def with_results(run: Path) -> list[Path]:
 def read_stages(folder: Path) -> dict[str, str]:
     """The stages that a configuration refers to: role to place, relative to the configuration's folder."""
     file = folder / STAGES
-    return dict(read_json(file)) if file.exists() else {}
+    if not file.exists():
+        return {}
+    return _read_texts(file, "delete it; `vtune-jax run` on the same config writes it again")
 
 
 def referenced_stages(run: Path, role: str) -> dict[str, Finished]:
@@ -115,8 +118,8 @@ def referenced_stages(run: Path, role: str) -> dict[str, Finished]:
     found = {}
     for folder in [run] if (run / CONFIG).exists() else configurations(run):
         place = read_stages(folder).get(role)
-        if place and (folder / place / DONE).exists():
-            found[folder.name] = Finished((folder / place).resolve(), read_json(folder / place / DONE)["digest"])
+        if place and is_sealed(folder / place):
+            found[folder.name] = finished_at((folder / place).resolve())
     return found
 
 
@@ -134,7 +137,7 @@ class StageEntry(NamedTuple):
     """A stage in the store."""
 
     folder: Path
-    state: str  # "done", "running" or "unfinished"
+    state: str  # "done", "damaged", "running" or "unfinished"
     bytes: int
     changed: datetime.datetime  # when a file of it was last written
     runs: tuple[Path, ...]  # folders of the configurations that refer to it
@@ -146,11 +149,16 @@ def stage_entries(store: Path) -> list[StageEntry]:
     for key in sorted(store.glob("*-*/key.json")):
         folder = key.parent
         files = list(_stats(folder))
-        state = "done" if (folder / DONE).exists() else "running" if is_locked(folder) else "unfinished"
         changed = datetime.datetime.fromtimestamp(max((file.st_mtime for file in files), default=0.0))
         size = sum(file.st_size for file in files)
-        entries.append(StageEntry(folder, state, size, changed, tuple(users.get(folder.resolve(), ()))))
+        entries.append(StageEntry(folder, _state(folder), size, changed, tuple(users.get(folder.resolve(), ()))))
     return entries
+
+
+def _state(folder: Path) -> str:
+    if is_sealed(folder):
+        return "damaged" if flaw(folder, contents=False) else "done"
+    return "running" if is_locked(folder) else "unfinished"
 
 
 def stage_users(store: Path) -> dict[Path, list[Path]]:
@@ -165,7 +173,9 @@ def stage_users(store: Path) -> dict[Path, list[Path]]:
 def referring(store: Path) -> list[Path]:
     """The configurations' folders that may refer to stages of this store: those noted in it, and those beside it."""
     root = store.resolve()
-    noted = [root / read_json(file)["run"] for file in sorted((store / REFERENCES).glob("*.json"))]
+    fix = "delete it; opening the run that it stood for writes it again"
+    files = sorted((store / REFERENCES).glob("*.json"))
+    noted = [root / _read_texts(file, fix, "run")["run"] for file in files]
     runs = {owner.parent for beside in (store.absolute().parent, root.parent) for owner in beside.glob(f"*/{OWNER}")}
     found = {folder.resolve() for folder in (*noted, *(each for run in runs for each in configurations(run)))}
     return sorted(folder for folder in found if folder.is_dir())
@@ -179,10 +189,30 @@ def _stats(folder: Path) -> Iterator[os.stat_result]:
                 yield os.stat(os.path.join(place, name))
 
 
+def _read_texts(file: Path, fix: str, *keys: str) -> dict[str, str]:
+    """A file of texts by name, in which these names must stand.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        found = read_json(file)
+    except ValueError:
+        found = None
+    if (
+        not isinstance(found, dict)
+        or not all(isinstance(text, str) for text in found.values())
+        or not {*keys} <= {*found}
+    ):
+        raise UserError(f"{file} is damaged", fix)
+    return found
+
+
 def _claim(run: Path, name: str) -> None:
     owner = run / OWNER
     if owner.exists():
-        other = read_json(owner)["name"]
+        fix = f'give another folder with --run-folder; if the run is this one, write {{"name": "{name}"}} into the file'
+        other = _read_texts(owner, fix, "name")["name"]
         if other != name:
             raise UserError(
                 f"the run folder {run} belongs to the experiment '{other}', this config is '{name}'",

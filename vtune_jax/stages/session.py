@@ -1,16 +1,17 @@
 """What every stage of one run shares: the config, where results go, who listens, and what has been compiled."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from vtune_jax.experiment.config import ExperimentConfig
+from vtune_jax.machine.mesh import assert_devices
 from vtune_jax.machine.progress import Progress
 from vtune_jax.machine.work import WorkEngine
-from vtune_jax.stages.run_folder import RunFolder, earlier_version
-from vtune_jax.stages.store import DONE, Finished, Store
+from vtune_jax.stages.run_folder import CONFIG, RunFolder, earlier_version
+from vtune_jax.stages.store import Finished, Store
 from vtune_jax.stages.trainer import Recipe, Trainer
 
 Inputs = TypeVar("Inputs")
@@ -60,8 +61,9 @@ class Session:
                 state of the same arm.
 
         Raises:
-            UserError: a folder that cannot be used.
+            UserError: a folder that cannot be used, or no device.
         """
+        assert_devices()
         self.config = config
         self.progress = progress
         self.allow_data_change = allow_data_change
@@ -70,12 +72,27 @@ class Session:
         if line := earlier_version(folder):
             progress.note(line)
         self.run_folder = RunFolder(folder, config, self.store)
-        self.finished: list[str] = []
-        """Roles of the stages that are finished, in order."""
+        self.finished: dict[str, Finished] = {}
+        """The stages that are finished, by role, in order."""
         self.working_on = ""
         """Role of the stage that is being worked on."""
+        self.waits = False
+        """Whether another process is working on it."""
 
-    def stage(self, role: str, name: str, inputs: Inputs, work: Work[Inputs], *, purpose: str) -> Finished:
+    @property
+    def command(self) -> str:
+        """What runs this configuration again, in the same folders; paths are from where this process was started."""
+        folder, store = self.run_folder.run, self.store.root
+        words = ["vtune-jax", "run", str(self.run_folder.path / CONFIG)]
+        if folder != Path("runs") / self.config.name:
+            words += ["--run-folder", str(folder)]
+        if store != folder.parent / "store":
+            words += ["--store", str(store)]
+        return shlex.join(words)
+
+    def stage(
+        self, role: str, name: str, inputs: Inputs, work: Work[Inputs], *, purpose: str, trains: bool = True
+    ) -> Finished:
         """The finished stage of these inputs, found or made.
 
         Args:
@@ -84,6 +101,7 @@ class Session:
             inputs: a frozen value of all that the result depends on.
             work: see `Store.make`.
             purpose: one line for the user.
+            trains: whether the work trains a model; what does not is made again if its files are damaged.
         """
         self.progress.stage(role, purpose)
         folder, before = self.store.folder(name, inputs), self.run_folder.before(role)
@@ -91,27 +109,26 @@ class Session:
             what = f"the inputs of '{role}' have changed since {before.name} was made"
             self.progress.note(f"{what} (sources, or this program)")
         self.run_folder.refer(role, folder)
-        with self._doing(role):
-            return self.store.make(
-                name,
-                inputs,
-                lambda inputs, folder: work(inputs, folder, self.tools),
-                waits=lambda: self.progress.note(f"another process is working on '{role}'; waiting for it"),
-            )
+
+        def make(inputs: Inputs, folder: Path) -> None:
+            self.waits = False
+            work(inputs, folder, self.tools)
+
+        def wait() -> None:
+            self.waits = True
+            self.progress.note(f"another process is working on '{role}'; waiting for it")
+
+        def again(flaw: str) -> None:
+            self.progress.note(f"{folder} is damaged ({flaw}): it is made again")
+
+        self.working_on, self.waits = role, False
+        stage = self.store.make(name, inputs, make, waits=wait, again=None if trains else again)
+        self.working_on = ""
+        self.finished[role] = stage
+        return stage
 
     def refer(self, role: str, stage: Finished) -> Finished:
         """Notes a stage that another run has made."""
         self.run_folder.refer(role, stage.folder)
-        self.finished.append(role)
+        self.finished[role] = stage
         return stage
-
-    def is_finished(self, name: str, inputs: object) -> bool:
-        """Whether `stage` would find its work done."""
-        return (self.store.folder(name, inputs) / DONE).exists()
-
-    @contextmanager
-    def _doing(self, role: str) -> Iterator[None]:
-        self.working_on = role
-        yield
-        self.working_on = ""
-        self.finished.append(role)

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 from vtune_jax import settings
 from vtune_jax.errors import UserError
 from vtune_jax.machine.files import read_json, write_json
+from vtune_jax.stages.seal import LOCK, flaw, is_sealed, seal
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 """Part of every stage's key; raised when the meaning of a stage's files changes."""
 
-LOCK, KEY, DONE = ".lock", "key.json", "done.json"
+KEY = "key.json"
 
 Inputs = TypeVar("Inputs")
 
@@ -54,13 +56,19 @@ class Store:
         return self.root / f"{name}-{_digest(_key(name, inputs))}"
 
     def find(self, name: str, inputs: Any) -> Finished | None:
-        """The stage of these inputs if it is finished."""
+        """The stage of these inputs if it is finished and whole."""
         digest = _digest(_key(name, inputs))
         folder = self.root / f"{name}-{digest}"
-        return Finished(folder, digest) if (folder / DONE).exists() else None
+        return Finished(folder, digest) if is_sealed(folder) and not flaw(folder) else None
 
     def make(
-        self, name: str, inputs: Inputs, work: Callable[[Inputs, Path], None], *, waits: Callable[[], None]
+        self,
+        name: str,
+        inputs: Inputs,
+        work: Callable[[Inputs, Path], None],
+        *,
+        waits: Callable[[], None],
+        again: Callable[[str], None] | None = None,
     ) -> Finished:
         """The finished stage, worked on here unless it is done or another process does it.
 
@@ -70,26 +78,32 @@ class Store:
             work: called with the inputs and the stage's folder, which it fills. It may find files there of a process
                 that was killed, and must then end with the same files as if it had not been.
             waits: called once if another process is working on the stage.
+            again: told of damage to the finished stage, which is then made again; None: damage is an error.
 
         Raises:
-            UserError: the store's folder cannot be written to.
+            UserError: the store's folder cannot be written to; the stage is finished and damaged.
         """
         if found := self.find(name, inputs):
             return found
         key = _key(name, inputs)
         folder, digest = self.root / f"{name}-{_digest(key)}", _digest(key)
         with locked(folder, waits):
-            if not (folder / DONE).exists():
+            if is_sealed(folder) and (what := flaw(folder)):
+                if again is None:
+                    raise damaged(folder, what)
+                again(what)
+                _empty(folder)
+            if not is_sealed(folder):
                 (folder / KEY).write_text(key + "\n", encoding="utf-8")
                 work(inputs, folder)
-                write_json(folder / DONE, {"digest": digest})
+                seal(folder, digest)
         return Finished(folder, digest)
 
     def hashed(self, path: Path) -> str:
         """The SHA-256 of a file's content, remembered as long as its length and time of change stay the same."""
         memory = self.root / "hashes.json"
         if self._hashes is None:
-            self._hashes = read_json(memory) if memory.exists() else {}
+            self._hashes = _remembered(memory)
         stat, name = path.stat(), str(path.absolute())
         stamp = [stat.st_size, stat.st_mtime_ns]
         known = self._hashes.get(name)
@@ -100,6 +114,34 @@ class Store:
             make_folder(self.root)
             write_json(memory, self._hashes)
         return str(known[2])
+
+
+def damaged(folder: Path, what: str) -> UserError:
+    """The error of a finished stage whose files are not what they were; see `seal.flaw`."""
+    return UserError(
+        f"the finished stage {folder} is damaged: {what}",
+        "put the file back, or delete that folder, and with it what the stage has trained, and run again",
+    )
+
+
+def finished_at(folder: Path) -> Finished:
+    """The finished stage in a folder.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if what := flaw(folder):
+        raise damaged(folder, what)
+    return Finished(folder, folder.name.rpartition("-")[2])
+
+
+def _empty(folder: Path) -> None:
+    """Removes everything in a stage's folder but its lock."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
 
 
 def make_folder(folder: Path) -> None:
@@ -168,6 +210,19 @@ def _is(path: Path, file: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(file))
     except FileNotFoundError:
         return False
+
+
+def _remembered(memory: Path) -> dict[str, list[Any]]:
+    """Hashes of files by path; nothing where the file is damaged, since it only saves work."""
+    try:
+        found = read_json(memory)
+    except (OSError, ValueError):
+        return {}
+    return (
+        {name: known for name, known in found.items() if isinstance(known, list) and len(known) == 3}
+        if isinstance(found, dict)
+        else {}
+    )
 
 
 def _key(name: str, inputs: Any) -> str:

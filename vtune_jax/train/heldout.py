@@ -1,14 +1,16 @@
 """Held-out loss per domain, as sums with counts."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, PyTree
 
 from vtune_jax.core.types import LossSums
+from vtune_jax.machine.mesh import constrain, everywhere, in_rows
 from vtune_jax.models import Batch, Model
 
 Heldout = dict[str, Int[Array, "domains rows tokens"]]
@@ -30,7 +32,7 @@ def make_evaluate(model: Model, rows_at_once: int, mesh: Mesh | None = None) -> 
     Returns:
         `evaluate(params, heldout)`. Nats are summed in float32 per row, then per domain; the sums lie on every device.
     """
-    devices = 1 if mesh is None else mesh.shape["data"]
+    devices = 1 if mesh is None else mesh.size
 
     def row_sums(params: PyTree, rows: Batch, real: Bool[Array, " rows"] | None) -> LossSums:
         nats, counted = model.losses(params, rows)
@@ -38,9 +40,6 @@ def make_evaluate(model: Model, rows_at_once: int, mesh: Mesh | None = None) -> 
             counted = counted & real[:, None]
         nats = jnp.where(counted, nats, 0.0)
         return LossSums(nats.sum(axis=1), counted.sum(axis=1, dtype=jnp.int32), (nats**2).sum(axis=1))
-
-    def split(array: Array, axes: PartitionSpec) -> Array:
-        return array if mesh is None else jax.lax.with_sharding_constraint(array, NamedSharding(mesh, axes))
 
     def evaluate(params: PyTree, heldout: Heldout) -> LossSums:
         domains, rows = next(iter(heldout.values())).shape[:2]
@@ -52,7 +51,7 @@ def make_evaluate(model: Model, rows_at_once: int, mesh: Mesh | None = None) -> 
         def chunked(array: Array) -> Array:
             # Rows of zeros fill the last device's share; their places do not count.
             flat = jnp.pad(array.reshape(total, -1), ((0, padding), (0, 0))) if padding else array
-            return split(flat.reshape(-1, chunk * devices, array.shape[-1]), PartitionSpec(None, "data"))
+            return constrain(flat.reshape(-1, chunk * devices, array.shape[-1]), mesh, partial(in_rows, axis=1))
 
         parts = {name: chunked(array) for name, array in heldout.items()}
         if padding:
@@ -62,7 +61,7 @@ def make_evaluate(model: Model, rows_at_once: int, mesh: Mesh | None = None) -> 
             of_rows = jax.lax.map(lambda part: row_sums(params, part, None), parts)
 
         def per_domain(column: Array) -> Array:
-            flat = split(column, PartitionSpec()).reshape(-1)[:total] if devices > 1 else column
+            flat = constrain(column, mesh, everywhere).reshape(-1)[:total] if devices > 1 else column
             return flat.reshape(domains, rows).sum(axis=1)
 
         summed: LossSums = jax.tree.map(per_domain, of_rows)

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from vtune_jax.data.mixture.gather import Workers
 from vtune_jax.data.mixture.limits import End
@@ -15,6 +15,7 @@ from vtune_jax.data.mixture.spec import PlanSpec
 from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
 from vtune_jax.machine import hosts
+from vtune_jax.machine.mesh import place_rows
 from vtune_jax.models import Batch
 from vtune_jax.train.constants import RunConstants
 from vtune_jax.train.mixture_engine import Made, MixtureEngine
@@ -102,10 +103,7 @@ class HostEngine(MixtureEngine):
     def _place(self, batch: dict[str, Any]) -> Batch:
         cursor = self._iterator.cursor
         arrays = {name: array for name, array in batch.items() if name != "step"}
-        if self.mesh is not None:
-            rows = NamedSharding(self.mesh, PartitionSpec("data"))
-            arrays = {name: jax.make_array_from_process_local_data(rows, array) for name, array in arrays.items()}
-        return {**arrays, "cursor": cursor, "available": available(np, self._spec, cursor)}
+        return {**place_rows(arrays, self.mesh), "cursor": cursor, "available": available(np, self._spec, cursor)}
 
 
 def compile_step(train_step: TrainStep) -> TrainStep:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from vtune_jax.core.types import Cursor
@@ -20,7 +20,7 @@ from vtune_jax.data.mixture.spec import PlanSpec, start_cursor
 from vtune_jax.data.tokens.rows import RowStore
 from vtune_jax.errors import UserError
 from vtune_jax.machine import hosts
-from vtune_jax.machine.mesh import replicate
+from vtune_jax.machine.mesh import place_rows, replicate
 from vtune_jax.models import Batch, Model
 from vtune_jax.train.engine import Advanced, Fault, Row, not_finite
 from vtune_jax.train.learn import LearnState, learn
@@ -202,10 +202,7 @@ class LaneEngine:
             self._batches[lane] = {name: array for name, array in batch.items() if name != "step"}
         some = self._batches[int(active.argmax())]
         stacked = {name: np.stack([(batch or some)[name] for batch in self._batches]) for name in some}
-        if self.mesh is None:
-            return {name: jnp.asarray(array) for name, array in stacked.items()}
-        rows = NamedSharding(self.mesh, PartitionSpec(None, "data"))
-        return {name: jax.make_array_from_process_local_data(rows, array) for name, array in stacked.items()}
+        return place_rows(stacked, self.mesh, axis=1)
 
     def _evaluate(self, params: PyTree, lane: int, losses: np.ndarray, updates: list[Row]) -> Fault | None:
         """Measures a lane's run if that is due after this step."""

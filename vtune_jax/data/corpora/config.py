@@ -103,6 +103,8 @@ class CorpusConfig:
 def corpus_fingerprint(config: CorpusConfig, hashed: Callable[[Path], str] = sha256) -> dict[str, Any]:
     """All that the prepared corpus depends on: the config, and the content of every source.
 
+    Where documents lie is no part of it. Token files are used where they lie, so their paths are.
+
     Args:
         config: of the corpus.
         hashed: from a file to the hash of its content; a function with a cache saves reading terabytes again.
@@ -114,7 +116,7 @@ def corpus_fingerprint(config: CorpusConfig, hashed: Callable[[Path], str] = sha
     return {
         "schema": SCHEMA_VERSION,
         "readers": READERS_VERSION,
-        "config": _without_limits(dataclasses.asdict(config)),
+        "config": _what_counts(config),
         "sources": {
             domain.name: [_content(domain, source, hashed) for source in sources(domain)] for domain in domains
         },
@@ -148,8 +150,12 @@ def array_file(domain: DomainConfig, source: str) -> Path:
     return path
 
 
-def _without_limits(plain: dict[str, Any]) -> dict[str, Any]:
-    """The config without how often domains may be read, which changes no token."""
+def _what_counts(config: CorpusConfig) -> dict[str, Any]:
+    """The config without how often domains may be read, which changes no token, and without places of documents."""
+    plain = dataclasses.asdict(config)
     for domain in (*plain["domains"], plain["base"]):
         del domain["exhaustion"], domain["max_epochs"]
+        if not domain["source"].lower().endswith(TOKEN_ARRAYS):
+            del domain["source"], domain["heldout"]
+    del plain["tokenizer"]["file"]
     return plain
