@@ -132,7 +132,7 @@ def run(folder, steps=STEPS, **loop):
 
 
 def carry_out(run, engine, begin=state, *, tick=lambda steps, fields: None, warn=lambda message: None):
-    return train(run, engine, begin, listeners=[MetricsFiles(run.folder), Shown(tick, warn)])
+    return train(run, engine, begin, listeners=[MetricsFiles(run.folder, INTERVAL), Shown(tick, warn)])
 
 
 def trained(folder, kind="host", **options):

@@ -1,5 +1,7 @@
 import numpy as np
+import pytest
 
+from vtune_jax.errors import UserError
 from vtune_jax.machine.json_lines import JsonLines
 
 
@@ -27,3 +29,25 @@ def test_json_lines_without_a_path_write_nothing():
     file.append([{"step": 1}])
     file.cut(0)
     assert list(file.rows()) == []
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", "{}", '{"step": "5"}', "\x00\x00"])
+def test_a_line_that_is_no_row_is_named(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"step": 1}\n' + line + "\n")
+    with pytest.raises(
+        UserError, match=r"rows.jsonl is damaged in line 2. Fix: put the file back, or delete its folder"
+    ):
+        list(JsonLines(path).rows())
+
+
+def test_rows_that_are_missing_are_seen_on_resuming(tmp_path):
+    file = JsonLines(tmp_path / "rows.jsonl")
+    file.append([{"step": step} for step in (1, 3)])
+    file.cut(3)
+    with pytest.raises(UserError, match="has 2 rows up to step 3 instead of 3"):
+        file.cut(3, 3)
+    file.path.unlink()
+    with pytest.raises(UserError, match="has 0 rows up to step 3 instead of 3"):
+        file.cut(3, 3)
+    assert not file.path.exists()

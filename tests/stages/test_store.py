@@ -9,7 +9,9 @@ import pytest
 
 from vtune_jax import settings
 from vtune_jax.errors import UserError
-from vtune_jax.stages.store import Finished, Store, is_locked, locked
+from vtune_jax.machine.provenance import Provenance
+from vtune_jax.stages.seal import flaw, read_seal
+from vtune_jax.stages.store import Finished, Store, finished_at, is_locked, locked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,3 +128,77 @@ def test_a_folder_removed_by_the_lock_s_holder_is_made_again(tmp_path):
     with locked(folder, nobody):
         assert folder.is_dir()
         assert is_locked(folder)
+
+
+def write(*names):
+    """Work that leaves these files."""
+
+    def work(inputs, folder):
+        for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(name)
+
+    return work
+
+
+DAMAGE = {
+    "it is emptied": lambda path: path.write_text(""),
+    "it is missing": lambda path: path.unlink(),
+    "it has other content": lambda path: path.write_text("z" * path.stat().st_size),
+}
+
+
+@pytest.mark.parametrize("name", ["a.json", "deep/b", "done.json", "key.json"])
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_to_a_finished_stage_is_seen_and_told(tmp_path, name, damage):
+    store, work = Store(tmp_path), write("a.json", "deep/b")
+    stage = store.make("a", Inputs(), work, waits=nobody)
+    damage(stage.folder / name)
+    if name == "done.json" and not (stage.folder / name).exists():
+        # It is not finished: the work goes on from what is there.
+        assert store.make("a", Inputs(), work, waits=nobody) == stage
+        return
+    assert store.find("a", Inputs()) is None
+    with pytest.raises(UserError, match=f"the finished stage {stage.folder} is damaged: {name}"):
+        store.make("a", Inputs(), lambda inputs, folder: pytest.fail("it was worked on"), waits=nobody)
+    with pytest.raises(UserError, match="is damaged"):
+        finished_at(stage.folder)
+    told = []
+    assert store.make("a", Inputs(), work, waits=nobody, again=told.append) == stage == store.find("a", Inputs())
+    assert len(told) == 1
+    assert finished_at(stage.folder) == stage
+
+
+def test_a_damaged_stage_is_made_again_from_nothing(tmp_path):
+    store, found = Store(tmp_path), []
+    stage = store.make("a", Inputs(), write("a", "b"), waits=nobody)
+    (stage.folder / "b").write_text("")
+    store.make("a", Inputs(), lambda _, folder: found.extend(folder.iterdir()), waits=nobody, again=lambda flaw: None)
+    assert {path.name for path in found} == {".lock", "key.json"}
+
+
+def test_a_large_file_is_checked_by_its_length_and_checkpoints_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("vtune_jax.stages.seal.MOST_HASHED", 300)
+    store = Store(tmp_path)
+    stage = store.make("a", Inputs(), write("small", "x" * 200, "checkpoints/state"), waits=nobody)
+    assert set(read_seal(stage.folder).files) == {"key.json", "small", "x" * 200}
+    monkeypatch.setattr("vtune_jax.stages.seal.MOST_HASHED", 10)
+    other = store.make("a", Inputs(field=2), write("x" * 200), waits=nobody)
+    (other.folder / ("x" * 200)).write_text("y" * 200)
+    assert store.find("a", Inputs(field=2)) == other
+    (other.folder / ("x" * 200)).write_text("y" * 199)
+    assert flaw(other.folder, contents=False) == f"{'x' * 200} has 199 bytes, it had 200"
+
+
+def test_a_stage_says_who_made_it(tmp_path):
+    stage = Store(tmp_path).make("a", Inputs(), write("a"), waits=nobody)
+    assert read_seal(stage.folder).made_by == Provenance.here()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"name": 3}', "null", '{"PATH": [1, 2, "abc"]}'])
+def test_remembered_hashes_that_are_damaged_are_made_again(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_text("content")
+    expected = Store(tmp_path / "other").hashed(path)
+    (tmp_path / "hashes.json").write_text(content.replace("PATH", str(path)))
+    assert Store(tmp_path).hashed(path) == expected

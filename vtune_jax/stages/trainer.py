@@ -192,8 +192,10 @@ class Trainer:
             allow_data_change=allow_data_change,
             loop=recipe.loop,
         )
+        # A state that was taken over may come from other intervals.
+        metrics = MetricsFiles(folder, None if allow_data_change else recipe.interval)
         begin = partial(start, params, run.method, targets)
-        return final_params(on_disk, engine, begin, listeners=[MetricsFiles(folder), Shown(tick, self._warn)])
+        return final_params(on_disk, engine, begin, listeners=[metrics, Shown(tick, self._warn)])
 
     def plan_spec(self, streams: Streams, seed: int) -> PlanSpec:
         """The plan of a run on these streams."""

@@ -39,14 +39,21 @@ class MetricsFiles(Listener):
     one. All processes compute the same rows; the leading one writes them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, interval: int | None = None) -> None:
+        """Writes nothing yet.
+
+        Args:
+            folder: for the two files.
+            interval: steps between updates, by which a missing row is seen; None: any number of updates will do.
+        """
+        self._interval = interval
         place = folder if hosts.leads() else None
         self._steps, self._updates = (JsonLines(place and place / f"{name}.jsonl") for name in ("steps", "updates"))
 
     def started(self, step: int) -> None:
         """See `Listener`."""
-        for file in (self._steps, self._updates):
-            file.cut(step)
+        self._steps.cut(step, step)
+        self._updates.cut(step, step // self._interval if self._interval else None)
 
     def stepped(self, rows: Sequence[Row]) -> None:
         """See `Listener`."""
