@@ -244,3 +244,31 @@ def test_every_config_in_the_repository_loads():
     assert paths
     for path in paths:
         assert config.load(path).name == path.stem
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    name: str
+    size: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Map:
+    places: tuple[Place, ...] = (Place(name="v1.5"), Place(name="v1"))
+
+
+def test_an_override_goes_through_a_name_with_dots(tmp_path):
+    path = tmp_path / "map.toml"
+    path.write_text("".join(f'[[places]]\nname = "{name}"\n' for name in ("v1.5", "v1")))
+    found = settings.load(Map, path, ("places.v1.5.size=2", "places.v1.size=3"))
+    assert [place.size for place in found.places] == [2, 3]
+    whole = settings.load(Map, path, ('places.v1.5={name="w", size=9}',))
+    assert whole.places[0] == Place(name="w", size=9)
+
+
+@pytest.mark.parametrize("key", ["places.\u00b2.size", "places.9.size", "places.v1.6.size", "places..size"])
+def test_an_override_of_no_entry_is_one_line(tmp_path, key):
+    path = tmp_path / "map.toml"
+    path.write_text('[[places]]\nname = "v1"\n')
+    with pytest.raises(UserError, match=r"finds no entry|is not KEY=VALUE|unknown key"):
+        settings.load(Map, path, (f"{key}=1",))

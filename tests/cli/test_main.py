@@ -12,6 +12,11 @@ import pytest
 from tests.stages.experiment import write_experiment
 from vtune_jax.cli import experiment
 from vtune_jax.cli import main as cli
+from vtune_jax.experiment.config import load
+from vtune_jax.machine.progress import Progress
+from vtune_jax.stages.pipeline import Pipeline
+from vtune_jax.stages.run_folder import configuration
+from vtune_jax.train.optimizer import OptimizerConfig
 
 ROOT = Path(__file__).parents[2]
 SAME = ("results.json",)
@@ -100,6 +105,73 @@ def test_a_full_disk_says_what_is_safe(monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "the disk is full (tokens.bin)" in said
     assert "checkpoint are safe" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "runs/x"), "runs/x: permission denied. Fix: see that it"),
+        (OSError(errno.EROFS, "Read-only file system", "runs/x"), "runs/x: read-only file system. Fix: see that it"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "runs/x"), "runs/x: no such file or directory"),
+    ],
+)
+def test_what_the_system_says_of_a_file_is_one_line(monkeypatch, tmp_path, capsys, error, said):
+    def refused(*arguments, **options):
+        # Libraries wrap what the system says.
+        raise RuntimeError("could not write") from error
+
+    monkeypatch.setattr("vtune_jax.stages.corpus.prepare", refused)
+    path = write_experiment(tmp_path)
+    assert cli.invoke(["prepare", str(path), "--run-folder", str(tmp_path / "run"), "--quiet"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_an_error_of_the_program_is_no_mistake_of_the_users(monkeypatch, tmp_path):
+    def wrong(*arguments, **options):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("vtune_jax.stages.corpus.prepare", wrong)
+    path = write_experiment(tmp_path)
+    with pytest.raises(ValueError, match="a bug"):
+        cli.invoke(["prepare", str(path), "--run-folder", str(tmp_path / "run"), "--quiet"])
+
+
+@pytest.mark.parametrize("verb", ["prepare", "fit", "doctor"])
+def test_a_device_that_cannot_be_started_is_told(tmp_path, verb):
+    words = {"prepare": [write_experiment(tmp_path)], "fit": ["points.csv"], "doctor": []}[verb]
+    said = command(verb, *words, env={**os.environ, "JAX_PLATFORMS": "nonsense"})
+    assert said.returncode == (1 if verb == "doctor" else 2)
+    assert "Traceback" not in said.stderr
+    assert "unset JAX_PLATFORMS" in said.stdout + said.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_who_waits_for_another_process_says_that_it_goes_on(tmp_path):
+    path = write_experiment(tmp_path)
+    pipeline = Pipeline(load(path), tmp_path / "run", Progress(silent=True))
+
+    class Stop(Exception):
+        pass
+
+    def work(inputs, folder, tools):
+        raise Stop
+
+    with pytest.raises(Stop):
+        pipeline.session.stage("arm static", "arm", OptimizerConfig(), work, purpose="")
+    assert "'arm static' goes on from what it has saved" in experiment.kept(pipeline)
+    pipeline.session.waits = True
+    assert "another process goes on with 'arm static'" in experiment.kept(pipeline)
+
+
+def test_a_run_that_skipped_bad_documents_is_reported_with_the_same_words(tmp_path, capsys):
+    path = write_experiment(tmp_path)
+    folder = tmp_path / "run" / configuration(load(path, ("corpus.skip_bad=true",)))
+    assert cli.invoke(["report", str(path), "--skip-bad", "--run-folder", str(tmp_path / "run")]) == 2
+    assert f"{folder} holds no results" in capsys.readouterr().err
+    assert cli.invoke(["report", str(tmp_path), "--skip-bad"]) == 2
+    assert "corpus.skip_bad=true changes nothing in a folder of results" in capsys.readouterr().err
 
 
 def test_the_plan_is_printed_and_nothing_is_trained(tmp_path, capsys):

@@ -46,3 +46,9 @@ def test_provenance_names_every_version_and_the_devices():
     assert set(here.versions) == {"python", *PACKAGES}
     assert here.versions["vtune-jax"] == vtune_jax.__version__
     assert re.search(r", [1-9]\d* x \w+", here.machine)
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_machines_room_makes_shardings(path):
+    text = path.read_text()
+    assert not re.search(r"NamedSharding|PartitionSpec|SingleDeviceSharding|with_sharding_constraint", text)

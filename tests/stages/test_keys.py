@@ -158,6 +158,16 @@ def test_every_field_counts_in_a_stage_or_is_marked(dry):
     assert {"keep_checkpoints", "checkpoint_every", "log_every", "workers"} <= marks
 
 
+def test_a_proxy_counts_the_budget_by_which_its_limits_are_set(dry):
+    config, digests, original = dry
+    arms = tuple(dataclasses.replace(arm, proxy_share=arm.proxy_share / 2) for arm in config.arms)
+    proxies = dataclasses.replace(config.proxies, reference_length=config.proxies.reference_length / 2)
+    train = dataclasses.replace(config.train, steps=config.train.steps * 2)
+    longer = digests(dataclasses.replace(config, arms=arms, proxies=proxies, train=train))
+    assert longer["reference model"] == original["reference model"]
+    assert longer["proxy of doremi"] != original["proxy of doremi"]
+
+
 def test_marks_are_few_and_known():
     marked = {
         path

@@ -1,5 +1,7 @@
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -286,3 +288,88 @@ def test_targets_hold_points_law_and_verdicts(finished):
     assert facts["target_tokens"] == 30 * 64
     assert len(facts["points"]["loss"]) == len(facts["points"]["run"]) == 8
     assert len(facts["verdict"]) == len(facts["law"]["E"]) == 3
+
+
+def test_documents_that_were_moved_are_the_same_corpus(finished, tmp_path):
+    path, made, _ = finished
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(path.parent, moved)
+    text = (moved / path.name).read_text().replace(str(path.parent), str(moved))
+    (moved / path.name).write_text(text)
+    there = pipeline(moved / path.name, tmp_path / "run", store=made.session.store.root)
+    assert there.prepare() == made.prepare()
+
+
+def test_arms_whose_labels_are_exchanged_have_results_of_their_own(finished, tmp_path):
+    path, made, _ = finished
+    store = made.session.store.root
+    arms = 'arms=[{{name="static", label="{}"}}, {{name="static", form="uniform", label="{}"}}]'
+    folders = [
+        pipeline(path, tmp_path / "run", arms.format(*labels), store=store).session.run_folder.path
+        for labels in (("a", "b"), ("b", "a"))
+    ]
+    assert folders[0] != folders[1]
+
+
+def test_an_arm_may_be_called_like_a_part_of_the_job(finished, tmp_path):
+    path, made, _ = finished
+    arms = 'arms=[{name="velocitune", label="pretrain"}, {name="static", label="proxies"}]'
+    plan = pipeline(path, tmp_path / "run", arms, store=made.session.store.root).project()
+    assert plan.steps == {"pretrain": 20, "proxies": 48, "arm pretrain": 30, "arm proxies": 30}
+
+
+def test_a_bad_table_is_told_before_the_base_model_even_where_no_arm_needs_targets(finished, tmp_path):
+    override = ('arms=[{name="static"}]', f'targets.table="{tmp_path}/none.csv"')
+    with pytest.raises(UserError, match=r"none.csv"):
+        pipeline(finished[0], tmp_path / "run", *override).targets()
+    assert not list((tmp_path / "store").glob("base-model-*"))
+
+
+def test_results_say_what_runs_them_again_and_who_made_each_stage(finished, tmp_path):
+    path, made, results = finished
+    command = shlex.split(results.run.command)
+    assert command[:3] == ["vtune-jax", "run", str(made.session.run_folder.path / "config.toml")]
+    assert command[3:] == ["--run-folder", str(made.session.run_folder.run), "--store", str(made.session.store.root)]
+    roles = {"corpus", "base model", "losses of base model", "targets", "arm velocitune", "arm static"}
+    assert roles <= {*results.run.made_by}
+    # Another program made the base model: whoever collects says so.
+    copied(made, tmp_path / "store")
+    done = next((tmp_path / "store").glob("base-model-*/done.json"))
+    content = read_json(done)
+    content["made_by"]["versions"]["jax"] = "0.1"
+    write_json(done, content)
+    found = pipeline(path, tmp_path / "run").results().run
+    assert found.made_by["base model"].versions["jax"] == "0.1"
+    assert found.made_by["arm static"] == results.run.made_by["arm static"]
+    assert shlex.split(found.command)[3:] == ["--run-folder", str(tmp_path / "run")]
+
+
+@pytest.mark.parametrize(("stage", "trains"), [("losses", False), ("corpus", False), ("arm-static", True)])
+def test_a_damaged_stage_is_made_again_if_it_costs_no_training_and_else_told(finished, tmp_path, stage, trains):
+    path, made, results = finished
+    copied(made, tmp_path / "store")
+    damaged = next((tmp_path / "store").glob(f"{stage}-*"))
+    files = [file for file in damaged.glob("*.json*") if file.name != "done.json"]
+    largest = max(files, key=lambda file: file.stat().st_size)
+    largest.write_text("")
+    again = pipeline(path, tmp_path / "run")
+    if trains:
+        with pytest.raises(UserError, match=f"{damaged} is damaged: {largest.name} has 0 bytes"):
+            again.report()
+    else:
+        assert again.report().arms == results.arms
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("experiment.json", ""), ("experiment.json", "[]"), ("experiment.json", '{"name": 3}'), ("experiment.json", "{}")]
+    + [("latest/stages.json", content) for content in ("", "{", "[1]", '{"corpus": 1}')],
+)
+def test_a_damaged_file_of_a_run_folder_is_named(finished, tmp_path, file, content):
+    path, made, _ = finished
+    store = made.session.store.root
+    pipeline(path, tmp_path / "run", store=store)
+    (tmp_path / "run" / file).write_text(content)
+    name = Path(file).name
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        pipeline(path, tmp_path / "run", store=store).prepare()

@@ -43,7 +43,9 @@ def _fit(options: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from vtune_jax.cli import fit_answer
     from vtune_jax.machine.compiled import keep_compiled
+    from vtune_jax.machine.mesh import assert_devices
 
+    assert_devices()
     keep_compiled()
     if not options.points.name:
         raise UserError(f"{options.points} is no file", "give the path of a CSV file")

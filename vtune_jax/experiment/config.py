@@ -16,6 +16,7 @@ from vtune_jax.data.corpora.config import CorpusConfig
 from vtune_jax.data.mixture.config import DataConfig, MixtureConfig
 from vtune_jax.experiment.arms import Arm
 from vtune_jax.fits.config import TargetsConfig
+from vtune_jax.machine.mesh import assert_devices
 from vtune_jax.models import DecoderConfig, ModelConfig, model_configs
 from vtune_jax.rules import Static, Velocitune
 from vtune_jax.train.evidence.registry import known_needs
@@ -162,4 +163,5 @@ class ExperimentConfig:
 
 def load(path: Path, overrides: tuple[str, ...] = (), *, values: Mapping[str, Any] | None = None) -> ExperimentConfig:
     """Reads an experiment from TOML, see `settings.load`; `name` defaults to `name_from` that of the file."""
+    assert_devices()  # what a method says of a config is computed
     return settings.load(ExperimentConfig, path, overrides, values=values, defaults={"name": name_from(path.stem)})
