@@ -14,12 +14,14 @@ class Verdict(enum.StrEnum):
     NOT_BELOW_CURRENT = "target not below current"
     WARM_UP_HEAD = "warm-up head"
     UNDER_DETERMINED = "under-determined"
+    BELOW_FLOOR = "target below E"
     TOO_WIDE = "too wide for a velocity"
     TOO_FAR = "extrapolates too far"
     BACKWARDS = "extrapolates backwards"
     CURVATURE = "curvature unresolved"
     NOT_CONVERGED = "not converged"
     OUTLIERS = "outliers"
+    REPLICATES = "runs of one place differ"
     AUTOCORRELATED = "autocorrelated"
     FEW_POINTS = "few points"
     TRUSTWORTHY = "trustworthy"
@@ -41,7 +43,14 @@ UNUSABLE = frozenset({Verdict.RISING, Verdict.NOT_BELOW_INITIAL, Verdict.NOT_BEL
 DOUBTFUL = frozenset({Verdict.UNDER_DETERMINED, Verdict.TOO_WIDE, Verdict.TOO_FAR})
 """Verdicts under which a strict policy keeps a target out too."""
 OF_TARGET = frozenset(
-    {Verdict.NOT_BELOW_INITIAL, Verdict.NOT_BELOW_CURRENT, Verdict.TOO_WIDE, Verdict.TOO_FAR, Verdict.BACKWARDS}
+    {
+        Verdict.NOT_BELOW_INITIAL,
+        Verdict.NOT_BELOW_CURRENT,
+        Verdict.BELOW_FLOOR,
+        Verdict.TOO_WIDE,
+        Verdict.TOO_FAR,
+        Verdict.BACKWARDS,
+    }
 )
 """Verdicts about the target, which say nothing if no budget was asked for."""
 FAR_DECADES, WIDEST_SHARE = 1.0, 0.25
