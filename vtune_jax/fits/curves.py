@@ -256,6 +256,7 @@ def estimate_curves(
             names=law.column_names,
             trimmed=trimmed,
             target=float(values[0, domain]),
+            upper=float(upper[0, domain]),
             initial=float(initial[domain]),
             current=float(current[domain]),
             min_gap=min_gap,

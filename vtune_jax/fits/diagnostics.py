@@ -121,6 +121,7 @@ def judge(
     names: Sequence[str],
     trimmed: Trimmed,
     target: float,
+    upper: float,
     initial: float,
     current: float,
     min_gap: float,
@@ -134,6 +135,7 @@ def judge(
         names: of the law's columns.
         trimmed: curves without their heads.
         target: its predicted loss.
+        upper: of the target's interval.
         initial: loss of the base model; NaN: unknown.
         current: loss of the model as it is; NaN: unknown.
         min_gap: nats that a usable target must lie below the initial loss.
@@ -172,7 +174,13 @@ def judge(
         trimmed.refused[domain],
         Verdict.WARM_UP_HEAD,
         f"its first points do not obey the law of the rest, even with the first {trimmed.dropped[domain]} left out; "
-        "give points from after the warm-up",
+        "leave them out (--drop-head n), or give points from after the warm-up",
+    )
+    note(
+        below_floor > upper - target,
+        Verdict.INTERVAL_BELOW_E,
+        f"its interval ends at {upper:.3f}, below {target + below_floor:.3f}, where its fitted law levels off: the "
+        "points do not obey the law; leave out the first ones (--drop-head) or those that are off",
     )
     note(
         places <= unknowns,
@@ -182,11 +190,10 @@ def judge(
     if places > unknowns and face != Face.FLAT and (weak := weak_drop(numbers)):
         judgements.append(weak)
     note(
-        below_floor > 0,
-        Verdict.BELOW_FLOOR,
-        f"its target {target:.3f} lies below {target + below_floor:.3f}, the loss that its fitted law never falls "
-        "below: the points do not agree on where the fall ends; leave out those that do not obey the law, or measure "
-        "over more tokens",
+        0 < below_floor <= upper - target,
+        Verdict.TARGET_BELOW_E,
+        f"its target {target:.3f} lies below {target + below_floor:.3f}, where its fitted law levels off: the "
+        "points hardly tell where the fall ends; measure over more tokens",
     )
     note(
         share > WIDEST_SHARE,

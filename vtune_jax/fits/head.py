@@ -17,10 +17,11 @@ from vtune_jax.fits.posterior import least_squares
 
 _SHORT = 3  # heads of one to three points are tried one by one
 _PER_DECADE, _FINER = 8, 16  # ends of longer heads per decade of tokens, and of those between the best one's neighbours
-_LARGEST_SHARE = 0.75  # of the points that a head may have to be tried; over half of them are refused
-SIGNIFICANCE, LEAST_GAIN = 1e-3, 0.5
-LONG_SIGNIFICANCE = 1e-6
-"""Of a head of more than three points: so many lengths are tried that clean curves would lose points more often."""
+_LARGEST_SHARE = 0.5  # of the points that a head may have
+SIGNIFICANCE, GAIN = 1e-3, 0.5
+LONG_SIGNIFICANCE, LONG_GAIN = 1e-6, 1 / 3
+"""Of a head of more than three points. Many lengths are tried, and the noise of one run wanders slowly, so that half of
+a curve often fits twice as well as the whole; three times as well it fits without a head in a curve of 250 at most."""
 _ROUNDING = 1e-5  # log residuals below it count as exact
 
 
@@ -43,18 +44,19 @@ class _Heads(NamedTuple):
     @property
     def significant(self) -> Bool[np.ndarray, " domains"]:
         """Whether it is a head at all."""
-        least = np.where(self.length > _SHORT, LONG_SIGNIFICANCE, SIGNIFICANCE)
-        return np.asarray((self.log_chance < np.log(least)) & (self.factor <= LEAST_GAIN))
+        long = self.length > _SHORT
+        chance, gain = np.where(long, LONG_SIGNIFICANCE, SIGNIFICANCE), np.where(long, LONG_GAIN, GAIN)
+        return np.asarray((self.log_chance < np.log(chance)) & (self.factor <= gain))
 
 
 def trim_heads(law: Law[Any], measured: Measured, drop: DropHead = "auto") -> Trimmed:
     """Leaves out the first points of every domain that has a head.
 
-    The first points are a head if without them the root-mean-square residual of least squares, per degree of freedom,
-    falls to half or less, and an F test gives this a chance below one in a thousand (one in a million for more than
-    three points). Lengths of one, two and three points are tried, then lengths that differ by an eighth of a decade of
-    tokens: in a curve with a point at every step a warm-up has hundreds. Of all lengths the least likely is taken.
-    Then the rest is tested again, until half of the points are left out.
+    One, two or three first points are a head if without them the root-mean-square residual of least squares, per degree
+    of freedom, falls to half or less, and an F test gives this a chance below one in a thousand. Longer heads are tried
+    at ends an eighth of a decade of tokens apart, as a curve with a point at every step has hundreds of points in its
+    warm-up; without one the residual must fall to a third, with a chance below one in a million. Of all lengths the
+    one with the least chance is taken. Then the rest is tested again, until half of the points are left out.
 
     Args:
         law: of the family in `laws.curve`.
@@ -95,11 +97,7 @@ def without_first(measured: Measured, dropped: Int[np.ndarray, " domains"]) -> M
 
 
 def _lengths(measured: Measured) -> Int[np.ndarray, "lengths domains"]:
-    """Lengths to be tried: none, one to three points, and all points up to every eighth of a decade beyond the first.
-
-    In a sparse curve, with at most three points to such an eighth, the short ones alone: one after another, they reach
-    the end of a longer head as well.
-    """
+    """Lengths to be tried: none, one to three points, and all up to every eighth of a decade beyond the first."""
     columns = []
     for present, along in zip(measured.present.T, measured.columns[0].T, strict=True):
         tokens = along[present]

@@ -13,8 +13,9 @@ class Verdict(enum.StrEnum):
     NOT_BELOW_INITIAL = "target not below initial"
     NOT_BELOW_CURRENT = "target not below current"
     WARM_UP_HEAD = "warm-up head"
+    INTERVAL_BELOW_E = "interval below E"
     UNDER_DETERMINED = "under-determined"
-    BELOW_FLOOR = "target below E"
+    TARGET_BELOW_E = "target below E"
     TOO_WIDE = "too wide for a velocity"
     TOO_FAR = "extrapolates too far"
     BACKWARDS = "extrapolates backwards"
@@ -38,15 +39,24 @@ Judgements = tuple[tuple[Judgement, ...], ...]
 """Per domain all that apply, worst first; never empty."""
 TRUSTED = (Judgement(Verdict.TRUSTWORTHY, ""),)
 """Of a domain that nothing is wrong with."""
-UNUSABLE = frozenset({Verdict.RISING, Verdict.NOT_BELOW_INITIAL, Verdict.NOT_BELOW_CURRENT, Verdict.WARM_UP_HEAD})
+UNUSABLE = frozenset(
+    {
+        Verdict.RISING,
+        Verdict.NOT_BELOW_INITIAL,
+        Verdict.NOT_BELOW_CURRENT,
+        Verdict.WARM_UP_HEAD,
+        Verdict.INTERVAL_BELOW_E,
+    }
+)
 """Verdicts under which a target must not enter a velocity."""
-DOUBTFUL = frozenset({Verdict.UNDER_DETERMINED, Verdict.TOO_WIDE, Verdict.TOO_FAR})
+DOUBTFUL = frozenset({Verdict.UNDER_DETERMINED, Verdict.TARGET_BELOW_E, Verdict.TOO_WIDE, Verdict.TOO_FAR})
 """Verdicts under which a strict policy keeps a target out too."""
 OF_TARGET = frozenset(
     {
         Verdict.NOT_BELOW_INITIAL,
         Verdict.NOT_BELOW_CURRENT,
-        Verdict.BELOW_FLOOR,
+        Verdict.INTERVAL_BELOW_E,
+        Verdict.TARGET_BELOW_E,
         Verdict.TOO_WIDE,
         Verdict.TOO_FAR,
         Verdict.BACKWARDS,
