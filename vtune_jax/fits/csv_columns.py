@@ -208,7 +208,7 @@ def _steps(path: Path, header: list[str], places: dict[str, int], said: Naming, 
             "leave out --tokens-per-step, or name the column: --columns step=COLUMN",
         )
     places["tokens"] = places["step"]
-    return said.tokens_per_step
+    return float(said.tokens_per_step)
 
 
 def _missing(
@@ -229,7 +229,8 @@ def _missing(
         return UserError(problem, f"name its columns {names}{steps} and, for several domains, domain")
     taken = {*places.values(), *(loss.place for loss in losses)}
     pairs = [f"{name}={column}" for name, column in naming.columns]
-    for name in missing:
+    # Tokens first: where nothing else tells columns apart, tokens are the larger numbers.
+    for name in sorted(missing, key=lambda name: name != "tokens"):
         if name == "tokens" and in_steps:
             continue
         place = _guess(sheet, name, taken)
