@@ -18,10 +18,7 @@ EMBEDDED = "embedded:"
 READERS_VERSION = 2
 """Raised when the same files give other documents; corpora are then prepared again."""
 TOKEN_ARRAYS = (".npy", ".bin")
-"""How the names of sources end that are tokens already; these files are used where they lie.
-
-A `.bin` holds raw token ids: two bytes each if the tokenizer has at most 65,536 tokens, else four.
-"""
+"""How the names of sources end that are tokens already, see `corpora.token_files`."""
 Exhaustion = Literal["repeat", "cap", "drop", "stop"]
 """What happens to a domain that has been read as often as allowed, see `DomainConfig`."""
 
@@ -34,6 +31,7 @@ class DomainConfig:
     source: str  # a file, folder or glob of documents, embedded:NAME, or a .npy or .bin of tokens
     heldout: str = ""  # held-out documents or tokens, as source; empty: corpus.heldout_fraction of source is split off
     text_field: str = "text"  # the field or column that holds the text, in JSON lines, parquet, Arrow and JSON records
+    dtype: Literal["", "uint16", "uint32", "int32", "int64"] = ""  # of a .bin; empty: the smallest for the tokenizer
     min_bytes: int = 0  # documents with fewer bytes of text are left out; 0: none is too short
     max_bytes: int = 0  # documents with more bytes of text are left out; 0: none is too long
     # Once the domain has been read max_epochs times. "repeat": nothing, there is no limit; "cap": the others take its
@@ -51,6 +49,8 @@ class DomainConfig:
             raise ValueError(f"min_bytes must be at most max_bytes, got {self.min_bytes} and {self.max_bytes}")
         if self.heldout and self.is_tokens != self.heldout.lower().endswith(TOKEN_ARRAYS):
             raise ValueError(f"heldout must be of the source's kind (documents or tokens), got '{self.heldout}'")
+        if self.dtype and not self.source.lower().endswith(".bin"):
+            raise ValueError(f"dtype must be left out where source is no .bin, got '{self.dtype}'")
         if self.max_epochs < 0:
             raise ValueError(f"max_epochs must not be negative, got {self.max_epochs}")
         if self.exhaustion == "cap" and not self.max_epochs:
