@@ -60,7 +60,10 @@ def test_parquet_is_read_by_its_text_column(tmp_path):
         (LINES + b'{"text": 7}\n', r"line 4: field 'text' is no string but 7"),
         (LINES + b'{"text": "a\\ud800"}\n', r"line 4: character 2 of the text is half of a pair \(a lone surrogate\)"),
         (LINES + b'{"x": ' + 10**5 * b"[" + 10**5 * b"]" + b"}\n", r"line 4: JSON that is nested too deeply"),
-        (LINES + b'{"text": [{"role": "user"}]}\n', r"is no string but \[\{.*join the turns of each document"),
+        (
+            LINES + b'{"text": [{"role": "user", "content": "x"}]}\n',
+            r"is no string but .*turn = .\{role\}: \{content\}",
+        ),
         (LINES + b'{"text": ["a", "b"]}\n', r"is no string but \['a', 'b'\].*join the parts of each document"),
         (LINES + b'{"text": "\xff"}\n', r"line 4: not UTF-8 \(byte 11 of the line\)"),
     ],
