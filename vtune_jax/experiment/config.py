@@ -40,7 +40,7 @@ class PretrainConfig:
 class TrainConfig:
     """The continual pre-training that every arm goes through."""
 
-    steps: int = 200
+    steps: int = 1000
     optimizer: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:
