@@ -240,7 +240,7 @@ class DocumentReader:
     def _column(self, path: Path, batches: Iterable[Any], row: int) -> Iterator[str]:
         for batch in batches:
             name = batch.schema.names[0]
-            for value in batch.column(0).to_pylist():
+            for value in _values(batch.column(0), f"{path}, rows {row + 1} to {row + len(batch)}"):
                 row += 1
                 text = self._row_text({name: value}, f"{path}, row {row}")
                 if text is not None:
@@ -253,6 +253,30 @@ class DocumentReader:
 
 
 _NOTHING: Any = object()
+
+
+def _values(column: Any, where: str) -> list[Any]:
+    """The values of a column, texts as bytes: one that is no UTF-8 must not keep the others from being read.
+
+    Arrow itself believes whatever a file says of where its values lie.
+    """
+    import pyarrow
+
+    def plain(texts: Any) -> Any:
+        for kind, as_bytes in ((pyarrow.string(), pyarrow.binary()), (pyarrow.large_string(), pyarrow.large_binary())):
+            if texts.type == kind:
+                texts = texts.cast(as_bytes)
+        texts.validate(full=True)
+        return texts
+
+    if pyarrow.types.is_dictionary(column.type):
+        column = pyarrow.DictionaryArray.from_arrays(column.indices, plain(column.dictionary)).dictionary_decode()
+    column = plain(column)
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: a text is not UTF-8 ({error.reason})", "store texts as UTF-8") from error
+    return values
 
 
 def _parse(text: str) -> Any:

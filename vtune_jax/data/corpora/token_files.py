@@ -75,7 +75,8 @@ def _opened(domain: DomainConfig, path: Path, dtype: np.dtype) -> np.ndarray:
     if path.suffix.lower() == ".npy":
         try:
             array: np.ndarray = np.load(path, mmap_mode="r")
-        except (ValueError, EOFError, SyntaxError, OSError) as error:
+        # A damaged header is read as Python, which fails in many ways.
+        except Exception as error:
             raise UserError(f"{where} is no .npy file ({error!s:.80})", "save it with np.save") from error
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise UserError(
