@@ -172,7 +172,7 @@ class DocumentReader:
             column = self._column_of(path, file.schema_arrow.names)
             batches = file.iter_batches(batch_size=1024, row_groups=groups, columns=[column])
             yield from self._column(path, batches, first_row)
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # also of names of columns
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no readable parquet file ({reason})", "write it again") from error
 
@@ -190,7 +190,7 @@ class DocumentReader:
                     batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
                 column = self._column_of(path, reader.schema.names)
                 yield from self._column(path, (batch.select([column]) for batch in batches), 0)
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # also of names of columns
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no readable Arrow file ({reason})", "write it again") from error
 
