@@ -176,13 +176,18 @@ def _assert_range(low: int | float, high: int | float, name: str, value: Any) ->
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    """Python's whole numbers, and arrays without axes that hold one and are not traced; no bools."""
+    if isinstance(value, int | np.integer):
+        return not isinstance(value, bool)
+    return hasattr(value, "dtype") and _is_number(value) and not is_traced(value) and value.dtype.kind in "iu"
 
 
 def _is_number(value: Any) -> bool:
     """Python's numbers, and arrays without axes, traced ones included; no bools."""
     if isinstance(value, int | float):
         return not isinstance(value, bool)
+    if isinstance(value, type):
+        return False
     dtype = getattr(value, "dtype", None)
     return dtype is not None and getattr(value, "shape", None) == () and np.dtype(dtype).kind in "iufV"
 

@@ -63,7 +63,7 @@ class MethodConfig:
 
     def method(self) -> Method:
         """The published method with these hyper-parameters, without filter, gate and constraints."""
-        raise NotImplementedError(
+        raise TypeError(
             f"{type(self).__name__} is no method: use one of rules.METHODS, or a subclass that defines `method`."
         )
 

@@ -159,7 +159,8 @@ class Mixer:
                 if values is not None:
                     raise ValueError(f"{name} must be given where {name}_{part} is, got None.")
             zeros = np.zeros(self.domains, np.float32)
-            return LossSums(jnp.asarray(zeros), jnp.asarray(zeros)), zeros
+            # Sums of squares too: nothing was seen, and a filter has nothing to ask for.
+            return LossSums(*(jnp.asarray(zeros) for _ in range(3))), zeros
         with np.errstate(over="ignore"):
             losses = as_numbers(name, mean, shape).astype(np.float32).astype(np.float64)
         seen = np.isfinite(losses)
