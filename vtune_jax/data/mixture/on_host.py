@@ -112,7 +112,7 @@ class MixtureIterator(grain.DatasetIterator):
         if worker_kind not in get_args(Workers):
             raise ValueError(f"worker_kind must be threads or processes, got {given(worker_kind)}.")
         share = spec.batch // hosts
-        self._spec, self._stores, self._interval, self._lag = spec, stores, interval, lag
+        self._spec, self._stores, self._interval, self._lag = spec, stores, int(interval), int(lag)
         self._chunk_steps = max(1, min(chunk, PLAN_ROWS // spec.batch))
         # Tokens are taken to have two bytes; with four, twice as much is read at once, which changes the speed only.
         self._read_steps = max(1, min(self._chunk_steps, READ_BYTES // (share * (stores[0].length + 1) * 2)))

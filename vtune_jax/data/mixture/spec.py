@@ -98,8 +98,16 @@ class PlanSpec:
 
 def fingerprint(spec: PlanSpec) -> dict[str, Any]:
     """What must agree for a run to be resumed on the same data."""
-    named = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(spec).items()}
+    named = {
+        name: [_plain(entry) for entry in value] if isinstance(value, tuple) else _plain(value)
+        for name, value in vars(spec).items()
+    }
     return {**named, "planner": PLANNER_VERSION}
+
+
+def _plain(value: Any) -> Any:
+    """Numpy's numbers as Python's, which JSON has."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def start_cursor(domains: int) -> Cursor:

@@ -69,12 +69,12 @@ class RecordTokens:
         """
         if isinstance(shards, str | bytes) or not isinstance(shards, Sequence):
             raise TypeError(f"shards must be a sequence of paths, got {given(shards)}.")
-        if not shards or len(shards) != np.size(tokens):
-            raise ValueError(
-                f"shards and tokens must be as many, at least one, got {len(shards)} and {np.size(tokens)}."
-            )
+        if not isinstance(tokens, Sequence | np.ndarray):
+            raise TypeError(f"tokens must be a number for each shard, got {given(tokens)}.")
+        if not shards or len(shards) != len(tokens):
+            raise ValueError(f"shards and tokens must be as many, at least one, got {len(shards)} and {len(tokens)}.")
         for place, count in enumerate(tokens):
-            assert_whole(1, **{f"tokens[{place}]": count})
+            assert_whole(0, **{f"tokens[{place}]": count})
         assert_whole(1, MOST, record_tokens=record_tokens)
         assert_within(patience=patience)
         self.shards, self.name, self.patience = [os.fspath(shard) for shard in shards], name, patience

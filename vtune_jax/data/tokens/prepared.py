@@ -180,8 +180,9 @@ def _assert_sound(path: Path, manifest: Manifest) -> None:
                     whole = side.length if isinstance(side, BorrowedEntry) else manifest.files.get(side.file, 0)
                     assert_whole(0, whole, **{f"the end of '{domain.name}' in {side.file}": side.first + side.tokens})
                     assert_whole(0, whole, **{f"the beginning of '{domain.name}' in {side.file}": side.first})
-        if sum(domain.role == "base" for domain in manifest.domains) != 1:
-            raise ValueError("domains must have one of role 'base'.")
+        roles = [domain.role for domain in manifest.domains]
+        if roles.count("base") != 1 or set(roles) != {"base", "domain"}:
+            raise ValueError(f"domains must have one of role 'base', the others 'domain', got {roles}.")
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({str(error).rstrip('.')})", _FIX) from error
 
