@@ -92,7 +92,9 @@ def test_options_of_rows_and_sources_are_refused_by_name(act, message):
 
 
 @pytest.mark.parametrize(
-    "store", [TokenRows(TOKENS, 8), BlockRows(Source(), 8, block=4), PackedRows(TOKENS, 8, end=0)], ids=lambda store: type(store).__name__
+    "store",
+    [TokenRows(TOKENS, 8), BlockRows(Source(), 8, block=4), PackedRows(TOKENS, 8, end=0)],
+    ids=lambda store: type(store).__name__,
 )
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
