@@ -9,6 +9,12 @@ def test_problem_and_fix_are_one_line():
     assert str(UserError("the corpus is empty", "give it text")) == "the corpus is empty. Fix: give it text."
 
 
+def test_what_would_break_the_line_or_move_the_cursor_is_written_out():
+    told = str(UserError("no file a\nb\x1b[2J\u2028\ud800", "n\u00e4her \u4e2d"))
+    assert told == r"no file a\nb\x1b[2J\u2028\ud800. Fix: näher 中."
+    told.encode("utf-8")
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -21,7 +21,15 @@ class UserError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
+        # Names of files and what stands in them may hold line ends and codes that move a terminal's cursor.
+        return "".join(letter if letter.isprintable() else _escaped(letter) for letter in self._said())
+
+    def _said(self) -> str:
         return f"{self.problem}. Fix: {self.fix}."
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
 
 
 def disk_is_full(error: BaseException) -> bool:

@@ -272,7 +272,7 @@ def _member(members: tuple[Any, ...], value: Any, where: str, file: str, default
     if "name" not in value and default is not dataclasses.MISSING:
         return type(default)
     name = value.get("name")
-    if name not in by_name:
+    if not isinstance(name, str) or name not in by_name:
         found = f"'{where}.name' is {name!r}" if "name" in value else f"'{where}.name' is missing"
         near = _nearest(str(name), by_name)
         raise UserError(f"{file}: {found}{near}", f"use one of {', '.join(map(repr, by_name))}")

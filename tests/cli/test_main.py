@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.report.made import made_results
 from tests.stages.experiment import write_experiment
 from vtune_jax.cli import experiment
 from vtune_jax.cli import main as cli
@@ -146,6 +147,14 @@ def test_a_device_that_cannot_be_started_is_told(tmp_path, verb):
     assert "Traceback" not in said.stderr
     assert "unset JAX_PLATFORMS" in said.stdout + said.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_terminal_that_knows_ascii_alone_gets_the_nearest_letters(tmp_path):
+    made_results(arms=("velocitune", "n\u00e4her", "static")).save(tmp_path / "results.json")
+    said = command("report", tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "200"})
+    assert said.returncode == 0, said.stderr
+    assert "n?her" in said.stdout
+    assert "- static" in said.stdout
 
 
 def test_who_waits_for_another_process_says_that_it_goes_on(tmp_path):

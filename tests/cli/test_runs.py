@@ -10,7 +10,9 @@ from tests.stages.experiment import write_experiment
 from vtune_jax.cli import main as cli
 from vtune_jax.cli.runs import differences, flat, size
 from vtune_jax.experiment import config
+from vtune_jax.machine.progress import Progress
 from vtune_jax.stages import run_folder
+from vtune_jax.stages.pipeline import Pipeline
 from vtune_jax.stages.store import Store, locked
 
 
@@ -198,3 +200,17 @@ def test_sizes_and_nested_tables_are_read_easily():
         "arms.static.floor": 0.1,
         "shares": [1, 2],
     }
+
+
+def test_the_config_of_a_run_at_work_is_left_alone(small, store, tmp_path):
+    def opened(*overrides):
+        return Pipeline(config.load(small, overrides), tmp_path / "run", Progress(silent=True), store=store)
+
+    working = opened("loop.log_every=7")
+    stage = working.prepare()
+    resolved = working.session.run_folder.path / "config.toml"
+    with locked(stage.folder, lambda: None):
+        opened("loop.log_every=3")
+        assert "log_every = 7" in resolved.read_text()
+    opened("loop.log_every=3")
+    assert "log_every = 3" in resolved.read_text()

@@ -1,5 +1,6 @@
 """The design of proxies from a budget, and targets from them or from a table."""
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -62,18 +63,28 @@ def test_rounds_double(path):
 
 
 @pytest.mark.parametrize("proxies", ["one", "several"])
-def test_a_budget_that_is_too_small_says_what_would_do(path, proxies):
-    with pytest.raises(UserError, match="set targets.budget to at least") as told:
-        design(configured(path, f'targets.proxies="{proxies}"', "targets.budget=0.01"))
-    wanted = float(told.value.fix.split("at least ")[1].split(",")[0])
-    design(configured(path, f'targets.proxies="{proxies}"', f"targets.budget={wanted + 0.01}"))
-
-
-@pytest.mark.parametrize("proxies", ["one", "several"])
-def test_only_a_budget_that_the_config_takes_is_advised(path, proxies):
+@pytest.mark.parametrize(
+    ("few", "advised"),
+    [
+        (("train.steps=500", "targets.budget=0.05", "data.heldout_rows=40"), {"budget", "heldout_rows", "steps"}),
+        (("train.steps=100", "targets.budget=0.01"), {"budget", "steps"}),
+        (("train.steps=4", "targets.budget=0.01"), {"steps"}),
+    ],
+)
+def test_a_budget_that_is_too_small_says_what_would_do(path, proxies, few, advised):
+    few = (f'targets.proxies="{proxies}"', *few)
+    if proxies == "several":
+        few = tuple(option.replace("steps=500", "steps=1500") for option in few)
     with pytest.raises(UserError, match="allows only") as told:
-        design(configured(path, f'targets.proxies="{proxies}"', "train.steps=4", "targets.budget=0.01"))
-    assert told.value.fix == "lower data.heldout_rows, or train longer"
+        design(configured(path, *few))
+    fixes = re.findall(r"([a-z_.]+) to at (least|most) ([0-9.]+)", told.value.fix)
+    assert {field.split(".")[1] for field, _, _ in fixes} == advised
+    for field, end, value in fixes:
+        design(configured(path, *few, f"{field}={value}"))
+        if field != "targets.budget":  # which is told in hundredths
+            beyond = int(value) + (1 if end == "most" else -1)
+            with pytest.raises(UserError, match="allows only"):
+                design(configured(path, *few, f"{field}={beyond}"))
 
 
 def test_the_sub_sample_is_what_the_longest_proxy_comes_to(path):

@@ -1,6 +1,7 @@
 """The command `vtune-jax`. Nothing heavy is imported before a verb is chosen, so that `--help` answers at once."""
 
 import argparse
+import codecs
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ USER_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 def main() -> int:
     """The console script: `invoke`, with what libraries' threads say of a reported failure left out."""
     sys.unraisablehook = _without_closed_loops
+    codecs.register_error("nearest", _nearest)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="nearest")  # type: ignore[union-attr]
     code = invoke()
     if code:
         sys.unraisablehook = lambda unraisable: None
@@ -25,6 +29,16 @@ def _without_closed_loops(unraisable: "sys.UnraisableHookArgs") -> None:
     # Orbax's reader threads call into a loop that the first failure has closed.
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
+
+
+_NEAREST = {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": "x"}
+
+
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    """What stands for letters that a terminal or pipe does not know."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_NEAREST.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
 def invoke(arguments: Sequence[str] | None = None) -> int:

@@ -100,9 +100,12 @@ def differences(run: Path, configuration: Path) -> str:
     from vtune_jax.stages.run_folder import CONFIG, configurations
 
     first = configurations(run)[0]
-    ours, theirs = (
-        flat(tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))) for folder in (configuration, first)
-    )
+    try:
+        ours, theirs = (
+            flat(tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))) for folder in (configuration, first)
+        )
+    except ValueError:
+        return f"{CONFIG} is damaged"
     changed = [f"{key}={value}" for key, value in ours.items() if theirs.get(key) != value]
     return " ".join([*changed, *(f"without {key}" for key in theirs if key not in ours)])
 

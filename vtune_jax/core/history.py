@@ -6,6 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
+from vtune_jax.core.checks import assert_whole, given
 from vtune_jax.core.types import LossHistory, LossSums, Observation, Targets
 
 
@@ -18,10 +19,10 @@ def empty_history(domains: int, window: int = 1, dtype: DTypeLike = jnp.float32)
         dtype: of the losses.
 
     Raises:
-        ValueError: window below 1.
+        ValueError: domains or window below 1.
+        TypeError: what are no whole numbers.
     """
-    if window < 1:
-        raise ValueError(f"window must be at least 1, got {window}.")
+    assert_whole(1, domains=domains, window=window)
     return LossHistory(
         nats=jnp.zeros((window, domains), dtype),
         tokens=jnp.zeros((window, domains), jnp.int32),
@@ -39,7 +40,14 @@ def remembering(
     Args:
         evidence: field of the observation.
         window: observations kept.
+
+    Raises:
+        ValueError: evidence of another name, or a window below 1.
+        TypeError: a window that is no whole number.
     """
+    if evidence not in ("heldout", "train"):
+        raise ValueError(f"evidence must be 'heldout' or 'train', got {given(evidence)}.")
+    assert_whole(1, window=window)
 
     def init(targets: Targets) -> LossHistory:
         return empty_history(targets.prior.shape[0], window, targets.prior.dtype)

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 
-from vtune_jax.core.checks import assert_within
+from vtune_jax.core.checks import assert_types, assert_within, given, hints_of, is_traced
 
 Config = TypeVar("Config")
 
@@ -65,22 +65,24 @@ def is_off(value: Any, off: float = 0.0) -> bool:
 
 
 def assert_fields(config: Any) -> None:
-    """Refuses numbers outside the range of their field and words that are not among those of a Literal.
+    """Refuses values of another type than their field's, numbers outside its range and words not among a Literal's.
 
-    Traced values have no known size while building and pass.
+    Traced scalars have no known size while building and pass.
 
     Raises:
         ValueError: naming field and value.
+        TypeError: likewise.
     """
+    assert_types(config)
     for name, facts in _ranges(config.__class__).items():
         value = getattr(config, name)
-        if facts.positive and isinstance(value, int | float) and not value > 0:
+        if facts.positive and not is_traced(value) and not value > 0:
             raise ValueError(f"{name} must be positive, got {value}.")
         assert_within(facts.low, facts.high, **{name: value})
     for name, words in _words(config.__class__).items():
         if getattr(config, name) not in words:
             known = " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
-            raise ValueError(f"{name} must be {known}, got '{getattr(config, name)}'.")
+            raise ValueError(f"{name} must be {known}, got {given(getattr(config, name))}.")
 
 
 def numbers_of(config: Any) -> dict[str, Any]:
@@ -133,13 +135,8 @@ def with_numbers(config: Config, numbers: Mapping[str, Any]) -> Config:
 
 def _is_data(config: Any, name: str) -> bool:
     facts = _ranges(config.__class__).get(name, Range())
-    is_float = _hints(config.__class__).get(name) is float
+    is_float = hints_of(config.__class__).get(name) is float
     return is_float and not facts.static and (facts.off is None or not is_off(getattr(config, name), facts.off))
-
-
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
 
 
 @functools.cache
@@ -150,4 +147,4 @@ def _ranges(cls: Any) -> dict[str, Range]:
 
 @functools.cache
 def _words(cls: Any) -> dict[str, tuple[str, ...]]:
-    return {name: typing.get_args(hint) for name, hint in _hints(cls).items() if typing.get_origin(hint) is Literal}
+    return {name: typing.get_args(hint) for name, hint in hints_of(cls).items() if typing.get_origin(hint) is Literal}

@@ -1,8 +1,11 @@
 """Mixtures that follow from the sizes of the domains alone: natural shares, power laws, UniMax, strata."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+
+from vtune_jax.core.checks import as_counts, assert_within, given
 
 _ROUNDING = 1e-12
 """Share of a budget that is rounding error: a product of float64 is right to 1e-16 of it."""
@@ -16,13 +19,11 @@ def prior_weights(tokens: Sequence[int] | np.ndarray, power: float = 1.0) -> np.
         power: a >= 0; the reciprocal of what some authors call temperature.
 
     Raises:
-        ValueError: a domain without tokens, or a negative power.
+        ValueError: a domain without tokens or with infinitely many, or a power that is negative or NaN.
+        TypeError: what are no numbers.
     """
-    if power < 0:
-        raise ValueError(f"power must not be negative, got {power}.")
-    counts = np.asarray(tokens, np.float64)
-    if not (counts > 0).all():
-        raise ValueError(f"tokens must be positive in every domain, got {counts.tolist()}.")
+    assert_within(power=power)
+    counts = as_counts("tokens", tokens)
     # Divided by the largest first: 10**13 tokens to a large power would overflow.
     powers = (counts / counts.max()) ** power
     shares: np.ndarray = powers / powers.sum()
@@ -46,12 +47,12 @@ def unimax_weights(
         weights, float64, and the tokens of the budget that cannot be spent within N epochs; exactly 0 where all can be.
 
     Raises:
-        ValueError: an argument that is not positive.
+        ValueError: an argument that is not positive, or tokens or a budget that are not finite.
+        TypeError: what are no numbers.
     """
-    counts = np.asarray(tokens, np.float64)
-    if not (counts > 0).all():
-        raise ValueError(f"tokens must be positive in every domain, got {counts.tolist()}.")
-    if not (budget > 0 and max_epochs > 0):
+    counts = as_counts("tokens", tokens)
+    assert_within(budget=budget, max_epochs=max_epochs)
+    if not (0 < budget < math.inf and max_epochs > 0):
         raise ValueError(f"budget and max_epochs must be positive, got {budget} and {max_epochs}.")
     share, left = np.zeros(len(counts)), float(budget)
     for done, domain in enumerate(np.argsort(counts, kind="stable")):
@@ -72,10 +73,14 @@ def stratified_weights(tokens: Sequence[int] | np.ndarray, groups: Sequence[str]
 
     Raises:
         ValueError: not one group per domain, or as `prior_weights`.
+        TypeError: groups that are no names, or as `prior_weights`.
     """
-    if len(groups) != len(tokens):
-        raise ValueError(f"groups must name one group per domain ({len(tokens)}), got {len(groups)}.")
-    counts, group_of = np.asarray(tokens), np.array(groups)
+    counts = as_counts("tokens", tokens)
+    if isinstance(groups, str) or not isinstance(groups, Sequence | np.ndarray):
+        raise TypeError(f"groups must be a sequence of names, got {given(groups)}.")
+    if len(groups) != len(counts):
+        raise ValueError(f"groups must name one group per domain ({len(counts)}), got {len(groups)}.")
+    group_of = np.array(groups)
     weights = np.zeros(len(counts))
     for group in set(groups):
         weights[group_of == group] = prior_weights(counts[group_of == group], power)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
+from vtune_jax.core.checks import given, is_traced
 from vtune_jax.core.types import Scalar, Weights
 
 QUOTA_BITS = 24
@@ -30,7 +31,17 @@ def to_quota(weights: Weights) -> UInt32[Array, " domains"]:
 
     Returns:
         uint32, summing to `QUOTA_ONE`.
+
+    Raises:
+        ValueError: weights of another shape; where they are not traced, weights that are negative, NaN or all zero.
+        TypeError: what is no array of floats.
     """
+    if not (hasattr(weights, "dtype") and jnp.issubdtype(weights.dtype, jnp.floating)):
+        raise TypeError(f"weights must be an array of floats, got {given(weights)}.")
+    if weights.ndim != 1 or not weights.size:
+        raise ValueError(f"weights must hold one share per domain, got shape {weights.shape}.")
+    if not is_traced(weights) and not ((weights >= 0).all() and 0 < weights.sum() < jnp.inf):
+        raise ValueError(f"weights must be finite shares, none negative, got {given(weights.tolist())}.")
     exact = weights / weights.sum() * QUOTA_ONE
     whole = jnp.floor(exact)
     quota = whole.astype(jnp.int32)

@@ -1,6 +1,7 @@
 """The experiment as one frozen value: each part's config lives beside what it configures and is only nested here."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class PretrainConfig:
 class TrainConfig:
     """The continual pre-training that every arm goes through."""
 
-    steps: int = 200
+    steps: int = 1000
     optimizer: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:
@@ -122,15 +123,18 @@ class ExperimentConfig:
                 f"for {len(names)} domains, got {self.proxies.mixtures}"
             )
         wanted, interval = arm.method.intervals(len(names)), self.mixture.interval
-        proxy = int(arm.proxy_share * self.train.steps)
+        share = arm.proxy_share
+        proxy = int(share * self.train.steps)
         for steps, run in (
             (self.train.steps, f"train.steps = {self.train.steps}"),
             (proxy, f"its proxy of {proxy} steps"),
         ):
             if steps and 1 < wanted > steps // interval:
+                shorter = f"mixture.interval to at most {steps // wanted}, or " if steps >= wanted else ""
+                longer = math.ceil(wanted * interval / (share or 1.0))
                 raise ValueError(
                     f"its first round takes {wanted} intervals of {interval} steps; {run} gives {steps // interval} "
-                    "intervals; lower mixture.interval or train longer"
+                    f"intervals; set {shorter}train.steps to at least {longer}"
                 )
 
     @property

@@ -78,6 +78,15 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, as_json(value, indent=True))
 
 
+def user_path(text: str) -> Path:
+    """A path that a user has written, with `~` and `~NAME` for home folders: no shell sees what stands in a config."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # there is no such user
+        return path
+
+
 def read_json(path: Path) -> Any:
     """The value of a JSON file."""
     return orjson.loads(path.read_bytes())

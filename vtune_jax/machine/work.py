@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Literal, TypeVar
 
 from vtune_jax.errors import UserError
@@ -41,6 +42,11 @@ def do_all(
                 futures = {pool.submit(function, task): number for number, task in enumerate(tasks)}
                 for done in as_completed(futures):
                     yield futures[done], done.result()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a worker process was killed, most likely for want of memory",
+                    "free some memory and run the same command again; what is done is kept",
+                ) from error
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 

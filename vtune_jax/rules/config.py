@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from vtune_jax.core.constraints import constrained
+from vtune_jax.core.contracts import checked
 from vtune_jax.core.filters import FilterConfig, NoFilter, filtered, gated
 from vtune_jax.core.numbers import (
     assert_fields,
@@ -62,23 +63,27 @@ class MethodConfig:
 
     def method(self) -> Method:
         """The published method with these hyper-parameters, without filter, gate and constraints."""
-        raise NotImplementedError
+        raise TypeError(
+            f"{type(self).__name__} is no method: use one of rules.METHODS, or a subclass that defines `method`."
+        )
 
     def build(self) -> Method:
         """The method on filtered losses, behind its gate and within its constraints.
 
         Raises:
-            ValueError: constraints that contradict each other.
+            ValueError: constraints that contradict each other; when called, what `contracts.checked` refuses.
         """
         method, by = self.method(), self.filter.build()
         method = gated(method if by is None else filtered(method, by), self.gate)
-        return constrained(
-            method,
-            floor=self.floor,
-            ceiling=self.ceiling,
-            largest_change=_or_infinite(self.largest_change),
-            trust_region=_or_infinite(self.trust_region),
-            max_repeats=_or_infinite(self.max_repeats),
+        return checked(
+            constrained(
+                method,
+                floor=self.floor,
+                ceiling=self.ceiling,
+                largest_change=_or_infinite(self.largest_change),
+                trust_region=_or_infinite(self.trust_region),
+                max_repeats=_or_infinite(self.max_repeats),
+            )
         )
 
     def intervals(self, domains: int) -> int:
@@ -115,6 +120,7 @@ def factory_of(config: type[MethodConfig], **fixed: Any) -> Factory:
 
     Its keyword arguments are the fields that the config adds to `MethodConfig`; floats may be traced arrays, tuples any
     sequence or array. Constraints and filters are not among them: they belong to the config, `config(...).build()`.
+    It raises ValueError or TypeError for what the config's fields do not take.
 
     Args:
         config: the class.
@@ -136,7 +142,9 @@ def factory_of(config: type[MethodConfig], **fixed: Any) -> Factory:
         plain = {name: _frozen(value) for name, value in options.items()}
         traced = {name: value for name, value in plain.items() if _is_traced(value)}
         known = {name: value for name, value in plain.items() if name not in traced}
-        return with_numbers(config(**fixed, **known), traced).method()
+        made = with_numbers(config(**fixed, **known), traced)
+        assert_fields(made)
+        return checked(made.method())
 
     make.__name__ = make.__qualname__ = config.name
     make.__doc__ = config.__doc__

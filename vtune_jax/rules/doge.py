@@ -43,10 +43,10 @@ class DoGE(MethodConfig):
     keep_absent: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         both = all(isinstance(value, int | float) for value in (self.lowest, self.highest))
         if both and not self.lowest <= self.highest:
             raise ValueError(f"lowest must not lie above highest = {self.highest}, got {self.lowest}.")
-        super().__post_init__()
 
     def method(self) -> Method:
         """See `MethodConfig`.

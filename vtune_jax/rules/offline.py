@@ -4,6 +4,7 @@ The fits are in `vtune_jax.proposals`; here are the options of each method, and 
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 from vtune_jax.core.types import Method
@@ -20,9 +21,9 @@ class Offline(MethodConfig):
     domain_weights: tuple[float, ...] = ()  # of each domain's loss in the mean that is minimised; empty: equal
 
     def __post_init__(self) -> None:
-        if any(weight <= 0 for weight in self.domain_weights):
-            raise ValueError(f"domain_weights must be positive, got {list(self.domain_weights)}.")
         super().__post_init__()
+        if not all(0 < weight < math.inf for weight in self.domain_weights):
+            raise ValueError(f"domain_weights must be positive and finite, got {list(self.domain_weights)}.")
 
     def method(self) -> Method:
         """The mixture does not move; the proposed mixture is the prior that the run is given."""

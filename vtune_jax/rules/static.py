@@ -29,9 +29,9 @@ class Static(MethodConfig):
     groups: tuple[str, ...] = ()  # of "stratified": the group of each domain, in their order
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if bool(self.groups) != (self.form == "stratified"):
             raise ValueError(f'groups must be given for the form "stratified" and no other, got {list(self.groups)}.')
-        super().__post_init__()
 
     def method(self) -> Method:
         """See `MethodConfig`."""

@@ -10,7 +10,7 @@ from vtune_jax import settings
 from vtune_jax.core.targets import blank_targets
 from vtune_jax.data.tokens.streams import Streams
 from vtune_jax.errors import UserError
-from vtune_jax.machine.files import read_json, write_json
+from vtune_jax.machine.files import read_json, user_path, write_json
 from vtune_jax.rules import Static
 from vtune_jax.stages.corpus import Corpus
 from vtune_jax.stages.run_folder import CONFIG, LATEST, STAGES, referenced_stages
@@ -52,7 +52,7 @@ def base_model(session: Session, corpus: Corpus) -> BaseModel:
     config, recipe = session.config, recipe_of(session, corpus)
     trainer = session.tools.trainer(recipe)
     if config.pretrain.from_run:
-        stage = _of_run(Path(config.pretrain.from_run), recipe)
+        stage = _of_run(user_path(config.pretrain.from_run), recipe)
         return BaseModel(session.refer(ROLE, stage), trainer)
     # It reads one domain at constant weights: of the mixture only the interval matters, at which losses are measured.
     alone = dataclasses.replace(recipe, lag=0, allocation="systematic")

@@ -120,7 +120,8 @@ def _limited(config: ExperimentConfig, streams: Streams) -> Streams:
     if None not in limits and (most := sum(filter(None, limits))) < asked:
         raise UserError(
             f"train.steps = {config.train.steps} reads {asked:,} rows, and the domains may give {most:,}",
-            "train fewer steps, raise max_epochs, or let a domain repeat",
+            (f"set train.steps to at most {steps}, " if (steps := most // config.data.batch) else "")
+            + "raise max_epochs, or let a domain repeat",
         )
     return dataclasses.replace(streams, limits=limits, stop=tuple(domain.exhaustion == "stop" for domain in domains))
 

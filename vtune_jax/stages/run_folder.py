@@ -39,12 +39,19 @@ class RunFolder:
         self.run, self.path = path, path / configuration(config)
         _claim(path, config.name)
         make_folder(self.path)
-        write_whole(self.path / CONFIG, settings.dumps(config))
+        with locked(self.path, lambda: None):
+            # The config that a process is working by stays as that process has written it.
+            if not ((self.path / CONFIG).exists() and self._is_worked_on()):
+                write_whole(self.path / CONFIG, settings.dumps(config))
         _lead_to(path / LATEST, self.path.name)
         self._before = read_stages(self.path)
         if self._before:
             # Run folders are moved and copied: the store learns at each opening where this one lies.
             self._note_in(store.root)
+
+    def _is_worked_on(self) -> bool:
+        """Whether a process is at work on a stage of this configuration."""
+        return any(is_locked(self.path / place) for place in read_stages(self.path).values())
 
     @property
     def results(self) -> Path:

@@ -18,7 +18,7 @@ from vtune_jax.fits.laws.annealing import Areas, areas, decay_for
 from vtune_jax.fits.laws.law import Budget, Estimate
 from vtune_jax.fits.laws.registry import law_named
 from vtune_jax.fits.predicted import LossCurve, MeasuredPoints, PredictedTargets
-from vtune_jax.machine.files import read_json, write_json
+from vtune_jax.machine.files import read_json, user_path, write_json
 from vtune_jax.stages.corpus import Corpus
 from vtune_jax.stages.heldout_losses import HeldoutLosses
 from vtune_jax.stages.session import Session, Tools
@@ -104,7 +104,7 @@ def target_losses(session: Session, corpus: Corpus, start: FromBase, initial: He
         initial=initial,
         options=config.targets,
         real=real_run(config),
-        table=session.store.hashed(Path(table)) if table else "",
+        table=session.store.hashed(user_path(table)) if table else "",
         names=corpus.names,
         parameters=config.model.parameters(corpus.prepared.vocab_size),
     )
@@ -121,7 +121,7 @@ def assert_possible(config: ExperimentConfig, names: tuple[str, ...]) -> None:
     if not (options.losses or options.table):
         design(options, real_run(config))
     elif options.table:
-        table = read_table(Path(options.table), names=names, optional=("params",))
+        table = read_table(user_path(options.table), names=names, optional=("params",))
         sizes = "params" in table.columns
         try:
             table.assert_fittable(law_named("LND" if sizes else "LD"))
@@ -141,7 +141,7 @@ def _predict(inputs: TargetInputs, folder: Path, tools: Tools) -> None:
         found["predicted"] = PredictedTargets.given(options.losses)
     elif options.table:
         try:
-            found["predicted"] = _from_table(inputs, Path(options.table))
+            found["predicted"] = _from_table(inputs, user_path(options.table))
         except ValueError as error:
             raise UserError(f"{options.table}: {str(error).rstrip('.')}", "mend the table") from error
     else:

@@ -7,6 +7,7 @@ rounds that double, and the proxies end when the targets are sure enough.
 """
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -92,10 +93,10 @@ def design(options: TargetsConfig, real: RealRun) -> list[Round]:
         while rounds > 1 and budget / (2**rounds - 1) < least:
             rounds -= 1
         if budget < least:
-            raise _too_small(budget, least / real.steps)
+            raise _too_small(options, real, _LEAST_STEPS, _LEAST_EVALUATIONS)
         shares = [2.0**index / (2**rounds - 1) for index in range(rounds)]
         return [_single(share * budget, options.evaluations, price, real.optimizer.warmup_fraction) for share in shares]
-    return _ladders(budget, price, real.steps, in_rounds=bool(options.half_width))
+    return _ladders(options, real)
 
 
 def _single(budget: float, evaluations: int, price: float, warmup: float) -> Round:
@@ -112,8 +113,9 @@ def _single(budget: float, evaluations: int, price: float, warmup: float) -> Rou
     return Round((ShortRun(length, tuple(places.tolist())),), length + len(places) * price)
 
 
-def _ladders(budget: float, price: float, real: int, *, in_rounds: bool) -> list[Round]:
+def _ladders(options: TargetsConfig, real: RealRun) -> list[Round]:
     """One ladder of halving lengths; in rounds, the two longest rungs come last."""
+    budget, price = options.budget * real.steps, real.evaluation_steps
     lengths: list[int] = []
     # A ladder costs less than twice its longest rung, and an evaluation for each rung.
     longest = (budget - price * 6) / 2
@@ -121,8 +123,9 @@ def _ladders(budget: float, price: float, real: int, *, in_rounds: bool) -> list
         lengths.append(round(longest))
         longest /= 2
     if len(lengths) < _LEAST_ENDS:
-        raise _too_small(budget, (2 * _SHORTEST * 2 ** (_LEAST_ENDS - 1) + 6 * price) / real)
-    held_back = min(2, len(lengths) - _LEAST_ENDS) if in_rounds else 0
+        # Lengths are rounded: a shortest run half a step short will do.
+        raise _too_small(options, real, (2 * _SHORTEST - 1) * 2 ** (_LEAST_ENDS - 1), 6)
+    held_back = min(2, len(lengths) - _LEAST_ENDS) if options.half_width else 0
     groups = [lengths[held_back:], *([length] for length in reversed(lengths[:held_back]))]
     return [
         Round(tuple(ShortRun(length, (length,)) for length in group), sum(group) + price * len(group))
@@ -130,11 +133,17 @@ def _ladders(budget: float, price: float, real: int, *, in_rounds: bool) -> list
     ]
 
 
-def _too_small(budget: float, wanted: float) -> UserError:
+def _too_small(options: TargetsConfig, real: RealRun, steps: int, evaluations: int) -> UserError:
+    """The error of a budget that does not hold so many steps and evaluations, with each value that would do."""
+    budget, wanted = options.budget * real.steps, steps + evaluations * real.evaluation_steps
+    share = math.ceil(100 * wanted / real.steps) / 100
+    rows = int((budget - steps) * 3 * real.data.batch / (evaluations * real.domains))
+    fixes = [f"set targets.budget to at least {share:.2f}"] if share <= MOST_BUDGET else []
+    fixes += [f"data.heldout_rows to at most {rows}"] if rows >= 1 else []
+    fixes += [f"train.steps to at least {math.ceil(wanted / options.budget)}"]
     return UserError(
         f"targets.budget allows only {budget:.1f} optimiser steps for the proxies, evaluations included",
-        (f"set targets.budget to at least {wanted:.2f}, " if wanted <= MOST_BUDGET else "")
-        + "lower data.heldout_rows, or train longer",
+        ("" if fixes[0].startswith("set") else "set ") + ", or ".join(fixes),
     )
 
 

@@ -218,10 +218,12 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _unwritable(folder: Path, error: Exception) -> UserError:
-    reason = "the disk is full" if disk_is_full(error) else getattr(error, "strerror", None) or error
+    full = disk_is_full(error)
+    reason = "the disk is full" if full else getattr(error, "strerror", None) or error
+    first = "free some space" if full else "see that the folder is there and may be written to"
     return UserError(
         f"cannot write a checkpoint to {folder} ({reason})",
-        "free some space and run the same command again; it goes on from the newest whole checkpoint",
+        f"{first} and run the same command again; it goes on from the newest whole checkpoint",
     )
 
 

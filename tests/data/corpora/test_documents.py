@@ -3,6 +3,7 @@ import gzip
 import json
 import lzma
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -60,7 +61,10 @@ def test_parquet_is_read_by_its_text_column(tmp_path):
         (LINES + b'{"text": 7}\n', r"line 4: field 'text' is no string but 7"),
         (LINES + b'{"text": "a\\ud800"}\n', r"line 4: character 2 of the text is half of a pair \(a lone surrogate\)"),
         (LINES + b'{"x": ' + 10**5 * b"[" + 10**5 * b"]" + b"}\n", r"line 4: JSON that is nested too deeply"),
-        (LINES + b'{"text": [{"role": "user"}]}\n', r"is no string but \[\{.*join the turns of each document"),
+        (
+            LINES + b'{"text": [{"role": "user", "content": "x"}]}\n',
+            r"is no string but .*turn = .\{role\}: \{content\}",
+        ),
         (LINES + b'{"text": ["a", "b"]}\n', r"is no string but \['a', 'b'\].*join the parts of each document"),
         (LINES + b'{"text": "\xff"}\n', r"line 4: not UTF-8 \(byte 11 of the line\)"),
     ],
@@ -167,4 +171,38 @@ def test_a_damaged_parquet_file_and_a_missing_column_are_named(tmp_path):
     path = tmp_path / "b.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"body": TEXTS}), path)
     with pytest.raises(UserError, match="no column 'text'; found 'body'"):
+        list(DocumentReader().read(path))
+
+
+def column_of_bytes(values):
+    """A column of strings whose bytes nobody has looked at."""
+    plain = pyarrow.array(values, pyarrow.binary())
+    return pyarrow.Array.from_buffers(pyarrow.string(), len(plain), plain.buffers())
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+@pytest.mark.parametrize("kind", [lambda column: column, lambda column: column.dictionary_encode()], ids=["", "coded"])
+def test_a_text_that_is_no_utf8_in_a_table_is_one_bad_document(tmp_path, name, kind):
+    table = pyarrow.table({"text": kind(column_of_bytes([b"good", b"ba\xffd", None, b"fine"]))})
+    path = tmp_path / name
+    if name == "a.parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        with pyarrow.OSFile(str(path), "wb") as out, pyarrow.ipc.new_stream(out, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(UserError, match=rf"{name}, row 2: not UTF-8 \(byte 3 of the text\)"):
+        list(DocumentReader().read(path))
+    reader = DocumentReader(skip_bad=True)
+    assert list(reader.read(path)) == ["good", "fine"]
+    assert reader.skipped == 1
+
+
+def test_an_arrow_file_that_lies_about_where_its_texts_are_is_damaged(tmp_path):
+    column = pyarrow.array(["one", "two", "three"])
+    wrong = np.array([0, 3, 99, 11], np.int32).tobytes()
+    lying = pyarrow.Array.from_buffers(pyarrow.string(), 3, [None, pyarrow.py_buffer(wrong), column.buffers()[2]])
+    path = tmp_path / "a.arrow"
+    with pyarrow.OSFile(str(path), "wb") as out, pyarrow.ipc.new_stream(out, pyarrow.schema({"text": "string"})) as to:
+        to.write_batch(pyarrow.record_batch({"text": lying}))
+    with pytest.raises(UserError, match=r"a.arrow is no readable Arrow file"):
         list(DocumentReader().read(path))

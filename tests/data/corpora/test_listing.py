@@ -177,3 +177,22 @@ def test_a_pointer_of_large_file_storage_is_named(tmp_path):
 
 def test_token_files_are_known_by_capitals_too():
     assert DomainConfig(name="d", source="A.NPY").is_tokens
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = written(tmp_path / "data" / "a.jsonl")
+    assert files_of("~/data", "d").files == [path]
+    assert files_of("~/data/*.jsonl", "d").files == [path]
+    with pytest.raises(UserError, match="domain 'd': ~nobody-of-this-name/x.jsonl does not exist"):
+        files_of("~nobody-of-this-name/x.jsonl", "d")
+
+
+def test_brackets_in_a_path_are_told_and_the_advice_works(tmp_path):
+    path = written(tmp_path / "a[1].jsonl")
+    assert files_of(str(path), "d").files == [path]
+    written(tmp_path / "[x]" / "b.jsonl")
+    pattern = str(tmp_path / "[x]" / "*.jsonl")
+    with pytest.raises(UserError, match=r"finds no file .* Fix: write \[\[\] for a bracket"):
+        files_of(pattern, "d")
+    assert names(pattern.replace("[", "[[]", 1), tmp_path) == ["[x]/b.jsonl"]

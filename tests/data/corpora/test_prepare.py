@@ -283,9 +283,13 @@ def test_tokens_that_exist_already_are_used_where_they_lie(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda array: array.astype("<u4").tobytes(), r"holds tokens of 4 bytes .*; the tokenizer's fit into 2"),
+        (lambda array: array.astype("<u4").tobytes(), r'holds tokens of 4 bytes .* set dtype = "uint32"'),
         (lambda array: array.tobytes()[:-1], r"bytes, but holds tokens of 2 bytes each"),
         (lambda array: b"", r"has 0 bytes, but holds tokens of 2 bytes each"),
+        (
+            lambda array: np.array([20240520, 1, len(array), *[0] * 253], "<i4").tobytes() + array.tobytes(),
+            r'header of llm.c, and holds uint16 after it. Fix: cut it off .* set dtype = "uint16"',
+        ),
     ],
 )
 def test_raw_tokens_of_another_width_are_refused(tmp_path, content, message):
@@ -295,6 +299,38 @@ def test_raw_tokens_of_another_width_are_refused(tmp_path, content, message):
     path.write_bytes(content(np.load(token_array(tmp_path, corpus))))
     with pytest.raises(UserError, match=message):
         prepared(borrowing(corpus, config, path), tmp_path / "two")
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int32", "int64"])
+def test_tokens_of_another_width_are_copied_in_the_corpus_own(tmp_path, dtype):
+    config = two_domains(tmp_path)
+    corpus = prepared(config, tmp_path / "one")
+    whole = np.load(token_array(tmp_path, corpus))
+    raw, array = tmp_path / "raw.bin", tmp_path / "wide.npy"
+    whole.astype(dtype).tofile(raw)
+    np.save(array, whole.astype(dtype))
+    same = prepared(borrowing(corpus, config, token_array(tmp_path, corpus)), tmp_path / "same").domain("a")
+    for number, source in enumerate((borrowing(corpus, config, raw, dtype=dtype), borrowing(corpus, config, array))):
+        out = prepared(source, tmp_path / f"copy-{number}")
+        PreparedCorpus.open(out.folder, verify=True)
+        for ours, theirs in ((out.domain("a").train, same.train), (out.domain("a").heldout, same.heldout)):
+            assert ours.array.dtype == whole.dtype
+            np.testing.assert_array_equal(ours.array, theirs.array)
+        entry = next(domain for domain in out.manifest.as_json()["domains"] if domain["name"] == "a")
+        assert set(entry["train"]) == {"tokens", "file", "first", "sha256"}
+
+
+@pytest.mark.parametrize(("code", "fix"), [(4, 'dtype = "int32"'), (5, 'dtype = "int64"'), (1, r"astype\('<u2'\)")])
+def test_an_index_beside_raw_tokens_says_what_they_are(tmp_path, code, fix):
+    config = two_domains(tmp_path)
+    corpus = prepared(config, tmp_path / "one")
+    path = tmp_path / "raw.bin"
+    np.load(token_array(tmp_path, corpus)).tofile(path)
+    (tmp_path / "raw.idx").write_bytes(b"MMIDIDX\x00\x00" + (1).to_bytes(8, "little") + bytes([code]))
+    with pytest.raises(UserError, match=f"by the index beside it, and is read as uint16. Fix: .*{fix}"):
+        prepared(borrowing(corpus, config, path), tmp_path / "two")
+    (tmp_path / "raw.idx").write_bytes(b"MMIDIDX\x00\x00" + (1).to_bytes(8, "little") + bytes([8]))
+    prepared(borrowing(corpus, config, path), tmp_path / "two")
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00"])
@@ -311,8 +347,9 @@ def test_a_broken_array_file_is_named(tmp_path, content):
     ("change", "message"),
     [
         (lambda array: array[:0], "holds no token"),
-        (lambda array: array.astype(np.int64), "holds int64 of 1 dimensions, not uint16 of one"),
+        (lambda array: array.astype(np.float32), "holds float32 of 1 dimensions, not whole numbers of one"),
         (lambda array: array.reshape(1, -1), "holds uint16 of 2 dimensions"),
+        (lambda array: -array.astype(np.int16), "holds the token -.*the tokenizer has 300"),
         (lambda array: array + np.uint16(9000), "holds the token 9.*the tokenizer has 300"),
         (lambda array: np.full_like(array, 7), "has no end-of-text token 0 to split it at"),
     ],
@@ -332,6 +369,7 @@ def test_token_arrays_that_do_not_fit_are_refused(tmp_path, change, message):
         ({"source": "x.npy"}, "tokenizer.file must be given"),
         ({"source": "x.npy", "heldout": "y.jsonl"}, "heldout must be of the source's kind"),
         ({"min_bytes": -1}, "must not be negative"),
+        ({"source": "x.jsonl", "dtype": "uint32"}, "dtype must be left out where source is no .bin, got 'uint32'"),
         ({"min_bytes": 10, "max_bytes": 5}, "min_bytes must be at most max_bytes"),
         ({"exhaustion": "cap"}, 'max_epochs must be positive for exhaustion = "cap"'),
         ({"exhaustion": "drop", "max_epochs": 2.0}, "max_epochs must be left out"),

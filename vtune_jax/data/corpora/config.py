@@ -9,19 +9,17 @@ from vtune_jax.core.names import assert_name
 from vtune_jax.data.corpora import embedded
 from vtune_jax.data.corpora.documents import format_of
 from vtune_jax.data.corpora.listing import files_of
+from vtune_jax.data.corpora.texts import assert_turn
 from vtune_jax.data.corpora.tokenizer import TokenizerConfig
 from vtune_jax.data.tokens.manifest import SCHEMA_VERSION
 from vtune_jax.errors import UserError
-from vtune_jax.machine.files import sha256
+from vtune_jax.machine.files import sha256, user_path
 
 EMBEDDED = "embedded:"
 READERS_VERSION = 2
 """Raised when the same files give other documents; corpora are then prepared again."""
 TOKEN_ARRAYS = (".npy", ".bin")
-"""How the names of sources end that are tokens already; these files are used where they lie.
-
-A `.bin` holds raw token ids: two bytes each if the tokenizer has at most 65,536 tokens, else four.
-"""
+"""How the names of sources end that are tokens already, see `corpora.token_files`."""
 Exhaustion = Literal["repeat", "cap", "drop", "stop"]
 """What happens to a domain that has been read as often as allowed, see `DomainConfig`."""
 
@@ -34,6 +32,9 @@ class DomainConfig:
     source: str  # a file, folder or glob of documents, embedded:NAME, or a .npy or .bin of tokens
     heldout: str = ""  # held-out documents or tokens, as source; empty: corpus.heldout_fraction of source is split off
     text_field: str = "text"  # the field or column that holds the text, in JSON lines, parquet, Arrow and JSON records
+    dtype: Literal["", "uint16", "uint32", "int32", "int64"] = ""  # of a .bin; empty: the smallest for the tokenizer
+    turn: str = ""  # how each turn of a list of messages becomes text, as "{role}: {content}"; empty: lists are no text
+    cut_bytes: int = 0  # documents with more bytes are cut, at blank lines if they can be; 0: none is
     min_bytes: int = 0  # documents with fewer bytes of text are left out; 0: none is too short
     max_bytes: int = 0  # documents with more bytes of text are left out; 0: none is too long
     # Once the domain has been read max_epochs times. "repeat": nothing, there is no limit; "cap": the others take its
@@ -47,10 +48,16 @@ class DomainConfig:
             raise ValueError("source must name a file, a folder, a glob or embedded:NAME, got ''")
         if self.min_bytes < 0 or self.max_bytes < 0:
             raise ValueError(f"min_bytes and max_bytes must not be negative, got {self.min_bytes}, {self.max_bytes}")
+        if self.cut_bytes and not self.cut_bytes >= 16:
+            raise ValueError(f"cut_bytes must be at least 16, or 0 for no cutting, got {self.cut_bytes}")
+        if self.turn:
+            assert_turn(self.turn)
         if self.max_bytes and self.min_bytes > self.max_bytes:
             raise ValueError(f"min_bytes must be at most max_bytes, got {self.min_bytes} and {self.max_bytes}")
         if self.heldout and self.is_tokens != self.heldout.lower().endswith(TOKEN_ARRAYS):
             raise ValueError(f"heldout must be of the source's kind (documents or tokens), got '{self.heldout}'")
+        if self.dtype and not self.source.lower().endswith(".bin"):
+            raise ValueError(f"dtype must be left out where source is no .bin, got '{self.dtype}'")
         if self.max_epochs < 0:
             raise ValueError(f"max_epochs must not be negative, got {self.max_epochs}")
         if self.exhaustion == "cap" and not self.max_epochs:
@@ -110,7 +117,7 @@ def corpus_fingerprint(config: CorpusConfig, hashed: Callable[[Path], str] = sha
         hashed: from a file to the hash of its content; a function with a cache saves reading terabytes again.
 
     Raises:
-        UserError: a source that does not exist.
+        UserError: a source or a tokenizer that does not exist.
     """
     domains = (*config.domains, config.base)
     return {
@@ -120,7 +127,7 @@ def corpus_fingerprint(config: CorpusConfig, hashed: Callable[[Path], str] = sha
         "sources": {
             domain.name: [_content(domain, source, hashed) for source in sources(domain)] for domain in domains
         },
-        "tokenizer": hashed(Path(config.tokenizer.file)) if config.tokenizer.file else "",
+        "tokenizer": hashed(_tokenizer_file(config)) if config.tokenizer.file else "",
     }
 
 
@@ -144,9 +151,16 @@ def array_file(domain: DomainConfig, source: str) -> Path:
     Raises:
         UserError: it does not exist.
     """
-    path = Path(source)
+    path = user_path(source)
     if not path.is_file():
         raise UserError(f"domain '{domain.name}': {source} does not exist", "give the path of a .npy or .bin file")
+    return path
+
+
+def _tokenizer_file(config: CorpusConfig) -> Path:
+    path = user_path(config.tokenizer.file)
+    if not path.is_file():
+        raise UserError(f"there is no tokenizer {path}", "give the path of a tokenizer.json as corpus.tokenizer.file")
     return path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vtune_jax.data.corpora.compressed import DAMAGED, MARK, binary, first_line, packing_of
+from vtune_jax.data.corpora.texts import example_turn, joined_turns
 from vtune_jax.errors import UserError
 
 Span = tuple[int, int]
@@ -18,15 +19,16 @@ Span = tuple[int, int]
 class DocumentReader:
     """Reads the documents of files, and counts those it skips."""
 
-    def __init__(self, *, text_field: str = "text", skip_bad: bool = False) -> None:
+    def __init__(self, *, text_field: str = "text", turn: str = "", skip_bad: bool = False) -> None:
         """Opens nothing.
 
         Args:
             text_field: the field of a JSON object, or the column of a table, that holds the text; `a.b` is the field b
                 of the object a, if no field has that name itself.
+            turn: how each message of a list of messages becomes text, see `texts.joined_turns`; empty: lists are bad.
             skip_bad: documents that cannot be read are counted in `skipped` instead of raising.
         """
-        self._text_field = text_field
+        self._text_field, self._turn = text_field, turn
         self._skip_bad = skip_bad
         self.skipped = 0
 
@@ -91,7 +93,7 @@ class DocumentReader:
         except json.JSONDecodeError as error:
             self._bad(where, f"broken JSON ({error.msg}, column {error.colno})", "mend the line")
         except RecursionError:
-            self._bad(where, "JSON that is nested too deeply", "mend the line")
+            self._bad(where, "JSON that is nested too deeply to be read", "keep the text alone")
         return _NOTHING
 
     def _text_of(self, record: Any, where: str) -> str | None:
@@ -112,11 +114,23 @@ class DocumentReader:
             except UnicodeDecodeError as error:
                 self._bad(where, f"not UTF-8 (byte {error.start + 1} of the text)", "convert it to UTF-8")
                 return None
+        if isinstance(value, list) and self._turn:
+            try:
+                value = joined_turns(value, self._turn)
+            except KeyError as error:
+                self._bad(
+                    where, f"a message has no field {error}", f"set turn to fields that all have; it is {self._turn!r}"
+                )
+                return None
+            except TypeError as error:
+                self._bad(where, str(error), "leave turn out for lists of texts, and join them beforehand")
+                return None
         if not isinstance(value, str):
             fix = "set text_field to a text"
             if isinstance(value, list):
-                turns = value and isinstance(value[0], dict)
-                fix = f"join the {'turns' if turns else 'parts'} of each document into one text beforehand"
+                fix = "join the parts of each document into one text beforehand"
+                if value and isinstance(value[0], dict):
+                    fix = f'say how a turn becomes text, as turn = "{example_turn(value[0])}"'
             self._bad(where, f"{what} '{self._text_field}' is no string but {value!r:.40}", fix)
             return None
         try:
@@ -158,7 +172,7 @@ class DocumentReader:
             column = self._column_of(path, file.schema_arrow.names)
             batches = file.iter_batches(batch_size=1024, row_groups=groups, columns=[column])
             yield from self._column(path, batches, first_row)
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # also of names of columns
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no readable parquet file ({reason})", "write it again") from error
 
@@ -176,7 +190,7 @@ class DocumentReader:
                     batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
                 column = self._column_of(path, reader.schema.names)
                 yield from self._column(path, (batch.select([column]) for batch in batches), 0)
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # also of names of columns
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no readable Arrow file ({reason})", "write it again") from error
 
@@ -226,7 +240,7 @@ class DocumentReader:
     def _column(self, path: Path, batches: Iterable[Any], row: int) -> Iterator[str]:
         for batch in batches:
             name = batch.schema.names[0]
-            for value in batch.column(0).to_pylist():
+            for value in _values(batch.column(0), f"{path}, rows {row + 1} to {row + len(batch)}"):
                 row += 1
                 text = self._row_text({name: value}, f"{path}, row {row}")
                 if text is not None:
@@ -239,6 +253,30 @@ class DocumentReader:
 
 
 _NOTHING: Any = object()
+
+
+def _values(column: Any, where: str) -> list[Any]:
+    """The values of a column, texts as bytes: one that is no UTF-8 must not keep the others from being read.
+
+    Arrow itself believes whatever a file says of where its values lie.
+    """
+    import pyarrow
+
+    def plain(texts: Any) -> Any:
+        for kind, as_bytes in ((pyarrow.string(), pyarrow.binary()), (pyarrow.large_string(), pyarrow.large_binary())):
+            if texts.type == kind:
+                texts = texts.cast(as_bytes)
+        texts.validate(full=True)
+        return texts
+
+    if pyarrow.types.is_dictionary(column.type):
+        column = pyarrow.DictionaryArray.from_arrays(column.indices, plain(column.dictionary)).dictionary_decode()
+    column = plain(column)
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: a text is not UTF-8 ({error.reason})", "store texts as UTF-8") from error
+    return values
 
 
 def _parse(text: str) -> Any:
@@ -268,11 +306,13 @@ FORMATS: dict[str, Callable[[DocumentReader, Path], Iterator[str]]] = {
     ".json": DocumentReader._json,
     ".txt": DocumentReader._text,
     ".parquet": DocumentReader._parquet,
+    ".parq": DocumentReader._parquet,
     ".arrow": DocumentReader._arrow,
     ".array_record": DocumentReader._array_record,
     ".arrayrecord": DocumentReader._array_record,
 }
 """How the names of documents' files end, in small or capital letters."""
+_PACKABLE = (".jsonl", ".ndjson", ".jsonlines", ".json", ".txt")
 SPAN_BYTES = 64 << 20
 """Files larger than this are read in parts of about this size, where their format allows it."""
 
@@ -307,7 +347,7 @@ _IN_PARTS: dict[
     str, tuple[Callable[[Path, int], list[Span]], Callable[[DocumentReader, Path, Span], Iterator[str]]]
 ] = {
     **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines"), (_byte_spans, DocumentReader._json_lines_within)),
-    ".parquet": (_group_spans, DocumentReader._parquet),
+    **dict.fromkeys((".parquet", ".parq"), (_group_spans, DocumentReader._parquet)),
 }
 
 
@@ -316,7 +356,7 @@ def format_of(path: Path) -> str | None:
     packing = packing_of(path)
     name = path.name.lower().removesuffix(packing)
     kind = next((kind for kind in FORMATS if name.endswith(kind)), None)
-    return None if packing and kind in (".parquet", ".arrow", ".array_record", ".arrayrecord") else kind
+    return kind if not packing or kind in _PACKABLE else None
 
 
 def holds_lines(path: Path) -> bool:

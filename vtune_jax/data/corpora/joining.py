@@ -1,7 +1,7 @@
 """The files of a prepared folder: the tokens of all parts joined, and checksums of files that stay where they are."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -9,8 +9,9 @@ from typing import BinaryIO
 import numpy as np
 from tokenizers import Tokenizer
 
-from vtune_jax.data.corpora.config import CorpusConfig, DomainConfig, array_file
+from vtune_jax.data.corpora.config import CorpusConfig, DomainConfig
 from vtune_jax.data.corpora.parts import Job
+from vtune_jax.data.corpora.token_files import sides_of
 from vtune_jax.data.corpora.tokenizer import dtype_of, end_of_text, vocabulary_size
 from vtune_jax.data.tokens.array_record import RECORD_TOKENS, write_records
 from vtune_jax.data.tokens.manifest import (
@@ -23,13 +24,12 @@ from vtune_jax.data.tokens.manifest import (
     SideEntry,
 )
 from vtune_jax.data.tokens.mapped import checksums
-from vtune_jax.errors import UserError
 from vtune_jax.machine.files import replacing, write_whole, written_whole
 
 SideCounts = dict[str, dict[str, int]]
 """The fields of `TokenCounts` of a part, by side."""
 
-_AT_ONCE = 1 << 21  # bytes copied, or tokens looked at
+_AT_ONCE = 1 << 21  # bytes copied
 
 
 class JoinedFile:
@@ -39,10 +39,10 @@ class JoinedFile:
         self.path, self.dtype, self.tokens = path, dtype, 0
         self._out = out
 
-    def append(self, files: list[Path]) -> tuple[int, str]:
-        """Writes a domain's parts; returns the token at which they begin, and their hash."""
+    def append(self, contents: Iterable[bytes]) -> tuple[int, str]:
+        """Writes a domain's tokens; returns the token at which they begin, and their hash."""
         digest, first = hashlib.sha256(), self.tokens
-        for content in _contents(files):
+        for content in contents:
             digest.update(content)
             self._out.write(content)
             self.tokens += len(content) // self.dtype.itemsize
@@ -83,7 +83,7 @@ def write_tokens(
         joined = {side: stack.enter_context(joined_file(folder / f"{side}.bin", dtype)) for side in SIDES}
         for domain in (*config.domains, config.base):
             if domain.is_tokens:
-                entries[domain.name] = _borrowed(domain, config, folder, dtype, tokenizer)
+                entries[domain.name] = _given(domain, config, folder, joined, tokenizer)
                 continue
             parts = [index for index, part in enumerate(job.parts) if part.domain is domain]
             entries[domain.name] = {
@@ -109,7 +109,7 @@ def _joined(
         (folder / side).mkdir(parents=True, exist_ok=True)
         shards, digest = _shards(folder, f"{side}/{name}", files, out.dtype, config.shard_tokens)
         return ShardsEntry(**totals, shards=shards, record_tokens=RECORD_TOKENS, sha256=digest)
-    first, digest = out.append(files)
+    first, digest = out.append(_contents(files))
     return SectionEntry(**totals, file=out.path.name, first=first, sha256=digest)
 
 
@@ -138,80 +138,24 @@ def _shards(
     return tuple(shards), digest.hexdigest()
 
 
-def _borrowed(
-    domain: DomainConfig, config: CorpusConfig, folder: Path, dtype: np.dtype, tokenizer: Tokenizer
+def _given(
+    domain: DomainConfig, config: CorpusConfig, folder: Path, joined: dict[Side, JoinedFile], tokenizer: Tokenizer
 ) -> dict[Side, SideEntry]:
-    """A domain whose source is tokens: its files stay where they are, only their checksums are written."""
+    """A domain whose source is tokens: borrowed where it lies, or copied if its ids have another width."""
     end, vocabulary = end_of_text(tokenizer, config.tokenizer.end_of_text), vocabulary_size(tokenizer)
-    sources: dict[Side, str] = {"train": domain.source, "heldout": domain.heldout or domain.source}
-    entries: dict[Side, SideEntry] = {}
-    for side, source in sources.items():
-        path = array_file(domain, source).absolute()
-        array = _token_array(domain.name, path, dtype)
-        for start in range(0, len(array), _AT_ONCE):
-            largest = int(array[start : start + _AT_ONCE].max())
-            if largest >= vocabulary:
-                raise UserError(
-                    f"domain '{domain.name}': {source} holds the token {largest}, the tokenizer has {vocabulary}",
-                    "give the tokenizer that the tokens were made with as corpus.tokenizer.file",
-                )
-        first, stop = 0, len(array)
-        if not domain.heldout:
-            cut = _last_documents(array, config.heldout_fraction, end)
-            if not 0 < cut < len(array):
-                raise UserError(
-                    f"domain '{domain.name}' ({source}) has no end-of-text token {end} to split it at",
-                    "give the domain its own heldout tokens",
-                )
-            first, stop = (0, cut) if side == "train" else (cut, len(array))
-        checks = f"{domain.name}.{side}.crc32"
-        write_whole(folder / checks, checksums(array).tobytes())
-        entries[side] = BorrowedEntry(
-            file=str(path), checks=checks, first=first, tokens=stop - first, length=len(array)
-        )
-    return entries
-
-
-def _token_array(domain: str, path: Path, dtype: np.dtype) -> np.ndarray:
-    """The tokens of a file, mapped; a file whose bytes mean something else is refused."""
-    where = f"domain '{domain}': {path}"
-    if path.suffix.lower() == ".npy":
-        try:
-            array: np.ndarray = np.load(path, mmap_mode="r")
-        except (ValueError, EOFError) as error:
-            raise UserError(f"{where} is no .npy file ({error!s:.80})", "save it with np.save") from error
-        if array.ndim != 1 or array.dtype != dtype:
-            raise UserError(
-                f"{where} holds {array.dtype} of {array.ndim} dimensions, not {dtype} of one",
-                f"save it as np.save(path, tokens.astype('{dtype}'))",
+    dtype, entries = dtype_of(vocabulary), dict[Side, SideEntry]()
+    for side, stretch in sides_of(domain, dtype, vocabulary, end, config.heldout_fraction).items():
+        tokens = stretch.stop - stretch.first
+        if stretch.array.dtype == dtype:
+            checks = f"{domain.name}.{side}.crc32"
+            write_whole(folder / checks, checksums(stretch.array).tobytes())
+            entries[side] = BorrowedEntry(
+                file=str(stretch.path), checks=checks, first=stretch.first, tokens=tokens, length=len(stretch.array)
             )
-        if not len(array):
-            raise UserError(f"{where} holds no token", "give a file of tokens")
-        return array
-    size, width = path.stat().st_size, dtype.itemsize
-    if not size or size % width:
-        raise UserError(
-            f"{where} has {size:,} bytes, but holds tokens of {width} bytes each",
-            f"write it as tokens.astype('{dtype}').tofile(path)",
-        )
-    array = np.memmap(path, dtype, "r")
-    # The upper half of small numbers of four bytes, as other programs write them, is 0.
-    if width == 2 and size % 4 == 0 and not array[1:_AT_ONCE:2].any() and array[0:_AT_ONCE:2].any():
-        raise UserError(
-            f"{where} holds tokens of 4 bytes (every second of two bytes is 0); the tokenizer's fit into 2",
-            f"write it as np.fromfile(path, '<u4').astype('{dtype}').tofile(other)",
-        )
-    return array
-
-
-def _last_documents(array: np.ndarray, fraction: float, end: int) -> int:
-    """The first token of a document from which on at most `fraction` of the tokens remain."""
-    earliest = int(len(array) * (1 - fraction))
-    for start in range(earliest, len(array), _AT_ONCE):
-        ends = np.flatnonzero(array[start : start + _AT_ONCE] == end)
-        if ends.size:
-            return start + int(ends[0]) + 1
-    return len(array)
+        else:
+            first, digest = joined[side].append(piece.tobytes() for piece in stretch.tokens(dtype))
+            entries[side] = SectionEntry(tokens=tokens, file=joined[side].path.name, first=first, sha256=digest)
+    return entries
 
 
 def _contents(files: list[Path]) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from vtune_jax.data.corpora.compressed import PACKED
 from vtune_jax.data.corpora.documents import FORMATS, format_of, holds_lines
 from vtune_jax.errors import UserError
+from vtune_jax.machine.files import user_path
 
 LFS_POINTER, LONGEST_POINTER = b"version https://git-lfs", 1024  # how a pointer begins; bytes that it has at most
 _SUPPORTED = f"{', '.join(FORMATS)}; text and JSON also with {', '.join(PACKED)}"
@@ -35,7 +36,7 @@ def files_of(source: str, domain: str) -> Listing:
         UserError: the source does not exist, is unreadable, or has no file of a known format; it is a dataset of
             several splits; a link leads nowhere; a file is a pointer of Git LFS.
     """
-    path = Path(source)
+    path = user_path(source)
     where = f"domain '{domain}': "
     try:
         if path.is_dir():
@@ -47,7 +48,7 @@ def files_of(source: str, domain: str) -> Listing:
             found = [path]
         else:
             found = []
-            for match in map(Path, glob.glob(source, recursive=True)):
+            for match in map(Path, glob.glob(str(path), recursive=True)):
                 if not _hidden(match, path):
                     found += _below(match, where, set()) if match.is_dir() else [match]
     except OSError as error:
@@ -63,7 +64,10 @@ def files_of(source: str, domain: str) -> Listing:
             passed_over.append(file)
     if not files:
         what = "holds no file that can be read" if path.is_dir() or passed_over else "does not exist"
-        raise UserError(f"{where}{source} {what}", f"give a file, folder or glob of {_SUPPORTED}")
+        fix = f"give a file, folder or glob of {_SUPPORTED}"
+        if what == "does not exist" and "[" in source:
+            what, fix = "finds no file ([...] in a pattern is one of the characters within)", "write [[] for a bracket"
+        raise UserError(f"{where}{source} {what}", fix)
     return Listing(files, passed_over)
 
 

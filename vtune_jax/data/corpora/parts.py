@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from vtune_jax.data.corpora import embedded
 from vtune_jax.data.corpora.config import EMBEDDED, CorpusConfig, DomainConfig
 from vtune_jax.data.corpora.documents import DocumentReader, Span, spans
 from vtune_jax.data.corpora.listing import files_of
+from vtune_jax.data.corpora.texts import cut
 from vtune_jax.machine.files import read_json, replacing, write_json, write_whole, written_whole
 from vtune_jax.machine.work import WorkEngine, do_all
 
@@ -135,11 +136,11 @@ def _stamp(part: Part) -> list[Any]:
 
 
 def _reader(part: Part) -> DocumentReader:
-    return DocumentReader(text_field=part.domain.text_field, skip_bad=part.skip_bad)
+    return DocumentReader(text_field=part.domain.text_field, turn=part.domain.turn, skip_bad=part.skip_bad)
 
 
 def documents_of(part: Part, reader: DocumentReader | None = None, filtered: list[int] | None = None) -> Iterator[str]:
-    """Every document of a part that is neither blank nor shorter or longer than its domain allows.
+    """Every document of a part, cut as its domain says, that is neither blank nor shorter or longer than allowed.
 
     Args:
         part: to read.
@@ -151,7 +152,9 @@ def documents_of(part: Part, reader: DocumentReader | None = None, filtered: lis
         texts: Iterable[str] = embedded.read(part.source.removeprefix(EMBEDDED))
     else:
         texts = reader.read(Path(part.source), part.span)
-    low, high = part.domain.min_bytes, part.domain.max_bytes
+    low, high, most = part.domain.min_bytes, part.domain.max_bytes, part.domain.cut_bytes
+    if most:
+        texts = chain.from_iterable(cut(text, most) for text in texts)
     for text in texts:
         if not text.strip():
             continue
@@ -184,11 +187,16 @@ def choose(job: Job, config: CorpusConfig) -> list[np.ndarray]:
     Returns:
         for each part training documents, held-out documents, duplicates, and bytes of training text.
     """
+    # Sides are chosen by hashes alone, so that they depend neither on the order of documents nor on other domains.
     scanned = [_mapped(job.file(index, "scan"), _SCANNED) for index in range(len(job.parts))]
     with ExitStack() as stack:
         files = [stack.enter_context(replacing(job.file(index, "sides"))) for index in range(len(job.parts))]
         sides = [_blank(file, len(part)) for file, part in zip(files, scanned, strict=True)]
         _choose_sides(job.parts, scanned, sides, config.heldout_fraction)
+        for domain in (*config.domains, config.base):
+            if not (domain.heldout or domain.is_tokens):
+                mine = [index for index, part in enumerate(job.parts) if part.domain is domain]
+                _fill_both_sides([scanned[index] for index in mine], [sides[index] for index in mine])
         for side in sides:
             if isinstance(side, np.memmap):
                 side.flush()
@@ -223,6 +231,22 @@ def _choose_sides(
                 bound = np.uint64(min(int(heldout_fraction * 2**64), 2**64 - 1))
                 chosen = np.where(scan["high"][place] < bound, HELDOUT, TRAIN).astype(np.uint8)
             side[place] = np.where(mine, chosen, DROPPED)
+
+
+def _fill_both_sides(scanned: list[np.ndarray], sides: list[np.ndarray]) -> None:
+    """Where chance has left a side of a domain empty, gives it the document whose hash is nearest to its own."""
+    for empty, other, sign in ((HELDOUT, TRAIN, 1), (TRAIN, HELDOUT, -1)):
+        if any((side == empty).any() for side in sides) or sum(int((side == other).sum()) for side in sides) < 2:
+            continue
+        nearest = []
+        for index, (scan, side) in enumerate(zip(scanned, sides, strict=True)):
+            places = np.flatnonzero(side == other)
+            if len(places):
+                order = np.lexsort((scan["low"][places], scan["high"][places]))[::sign]
+                place = int(places[order[0]])
+                nearest.append((sign * int(scan["high"][place]), sign * int(scan["low"][place]), index, place))
+        *_, index, place = min(nearest)
+        sides[index][place] = empty
 
 
 def _chosen(scanned: list[np.ndarray], sides: list[np.ndarray]) -> list[np.ndarray]:

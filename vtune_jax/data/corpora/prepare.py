@@ -46,7 +46,7 @@ from vtune_jax.data.corpora.tokenizer import (
 )
 from vtune_jax.data.tokens.manifest import DomainEntry, Manifest
 from vtune_jax.errors import UserError
-from vtune_jax.machine.files import replacing, sha256, written_whole
+from vtune_jax.machine.files import replacing, sha256, user_path, written_whole
 from vtune_jax.machine.work import WorkEngine
 
 
@@ -104,7 +104,7 @@ def prepare(
 
     tokenizer_file = folder / "tokenizer.json"
     if config.tokenizer.file:
-        tokenizer = load_tokenizer(Path(config.tokenizer.file), config.tokenizer.end_of_text)
+        tokenizer = load_tokenizer(user_path(config.tokenizer.file), config.tokenizer.end_of_text)
     else:
         sizes = np.array([counts[domain.name].bytes for domain in config.domains], np.float64)
         weights = sizes / sizes.sum() if prior is None else prior(sizes)
@@ -167,16 +167,27 @@ def _report(domain: DomainConfig, counts: DocumentCounts, report: Callable[[str]
     if not domain.heldout and counts.train + counts.heldout == 1:
         raise UserError(
             f"domain '{domain.name}' ({domain.source}) is one document, which cannot be both trained on and held out",
-            "cut it into several (a .txt file is one document), or give the domain its own heldout",
+            "cut it with cut_bytes (a .txt file is one document), or give the domain its own heldout",
         )
-    for number, what in ((counts.train, "documents"), (counts.heldout, "held-out documents")):
+    for number, what, source in (
+        (counts.train, "documents", domain.source),
+        (counts.heldout, "held-out documents", domain.heldout or domain.source),
+    ):
         if not number:
-            raise UserError(
-                f"domain '{domain.name}' ({domain.source}) has no {what}",
-                "raise corpus.heldout_fraction or give the domain more documents"
-                if counts.train
-                else "give it a source with text",
-            )
+            why, fix = _why_none(counts)
+            raise UserError(f"domain '{domain.name}' ({source}) has no {what}{why}", fix)
+
+
+def _why_none(counts: DocumentCounts) -> tuple[str, str]:
+    """Why a side of a domain is empty, and what to do: by what was left out."""
+    if counts.duplicates:
+        why = "each is equal to a held-out one of its own, or to one of a domain before it"
+        return f": {why}", "give it other documents, or leave the domain out"
+    if counts.filtered:
+        return ": all are too short or too long", "lower min_bytes, or raise max_bytes"
+    if counts.skipped:
+        return ": none could be read", "leave --skip-bad out to see why"
+    return ": its files hold nothing but white space", "give it a source with text"
 
 
 def _mixed(job: Job, config: CorpusConfig, sizes: np.ndarray, weights: np.ndarray, most: int) -> Iterator[str]:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from vtune_jax.data.corpora.long_texts import LONG, pieces
 from vtune_jax.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -49,7 +49,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(documents, trainer)
+    tokenizer.train_from_iterator((piece for text in documents for piece in pieces(text)), trainer)
     return tokenizer
 
 
@@ -141,7 +141,7 @@ def encode(
 ) -> dict[int, TokenCounts]:
     """Writes documents one after another, each followed by the end-of-text token.
 
-    Memory does not grow with the number of documents.
+    Memory grows neither with the number of documents nor, where they can be cut into pieces, with their length.
 
     Args:
         texts: the documents.
@@ -162,18 +162,44 @@ def encode(
     batched = tokenizer.encode_batch_fast if lossless else tokenizer.encode_batch
     counts = {side: np.zeros(len(TokenCounts._fields), np.int64) for side in outs}
     kept = ((text, side) for text, side in zip(texts, sides, strict=True) if side in outs)
-    while batch := list(islice(kept, _BATCH_DOCUMENTS)):
+    for batch in _batches(kept, tokenizer):
         try:
-            encoded = batched([text for text, _ in batch], add_special_tokens=False)
+            encoded = batched([piece.text for piece in batch], add_special_tokens=False)
         except Exception as error:  # the library's own
             raise UserError(f"a text cannot be encoded ({error!s:.80})", _NO_UNKNOWN) from error
-        for (text, side), entry in zip(batch, encoded, strict=True):
-            ids = np.array([*entry.ids, end], dtype)
-            outs[side].write(ids.tobytes())
-            characters, lost = (0, 0) if lossless else _lost(text, entry.offsets)
-            unknowns = 0 if unknown is None else int((ids[:-1] == unknown).sum())
-            counts[side] += (1, len(ids), len(text.encode()), characters, lost, unknowns)
+        for piece, entry in zip(batch, encoded, strict=True):
+            ids = np.array(entry.ids + [end] * piece.ends, dtype)
+            outs[piece.side].write(ids.tobytes())
+            characters, lost = (0, 0) if lossless else _lost(piece.text, entry.offsets)
+            unknowns = 0 if unknown is None else int((ids[: len(entry.ids)] == unknown).sum())
+            counts[piece.side] += (piece.ends, len(ids), len(piece.text.encode()), characters, lost, unknowns)
     return {side: TokenCounts(*count.tolist()) for side, count in counts.items()}
+
+
+class _Piece(NamedTuple):
+    text: str
+    side: int
+    ends: bool  # whether it is the last of its document
+
+
+def _batches(documents: Iterable[tuple[str, int]], tokenizer: Tokenizer) -> Iterator[list[_Piece]]:
+    """Documents together, long ones in pieces: some hundred at once, or fewer of four times `LONG` characters."""
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    batch: list[_Piece] = []
+    characters = 0
+    for text, side in documents:
+        parts = list(pieces(text, ids)) if len(text) > LONG else [text]
+        for number, part in enumerate(parts, start=1):
+            batch.append(_Piece(part, side, number == len(parts)))
+            characters += len(part)
+            if len(batch) == _BATCH_DOCUMENTS or characters >= 4 * LONG:
+                yield batch
+                batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _lost(text: str, offsets: list[tuple[int, int]]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from vtune_jax import settings
-from vtune_jax.core.checks import MOST, assert_within
+from vtune_jax.core.checks import MOST, assert_types, assert_whole, assert_within
 from vtune_jax.data.mixture.gather import Workers
 from vtune_jax.data.mixture.spec import Allocation
 from vtune_jax.data.tokens.array_record import RecordTokens
@@ -43,6 +43,7 @@ class DataConfig:
     )  # to wait for token files that vanish; then the run saves its state and stops
 
     def __post_init__(self) -> None:
+        assert_types(self)
         for field in ("sequence", "batch", "heldout_rows", "evaluate_rows_at_once"):
             assert_within(1, MOST, **{field: getattr(self, field)})
         assert_within(0, MOST, block_rows=self.block_rows, workers=self.workers)
@@ -90,18 +91,15 @@ class MixtureConfig:
     allocation: Allocation = "systematic"
 
     def __post_init__(self) -> None:
-        if self.interval < 1:
-            raise ValueError(f"interval must be at least 1, got {self.interval}")
+        assert_types(self)
+        assert_whole(1, interval=self.interval)
+        assert_within(unimax_epochs=self.unimax_epochs, power=self.power)
+        if not all(weight >= 0 for weight in self.weights):
+            raise ValueError(f"weights must not be negative, got {list(self.weights)}")
         if not 0 <= self.lag < self.interval:
             raise ValueError(f"lag must lie in [0, interval = {self.interval}), got {self.lag}")
-        if self.unimax_epochs < 0:
-            raise ValueError(f"unimax_epochs must not be negative, got {self.unimax_epochs}")
         if self.unimax_epochs and (self.weights or self.power != 1.0):
             raise ValueError("unimax_epochs must be 0 where weights or power are given")
-        if self.power < 0:
-            raise ValueError(f"power must not be negative, got {self.power}")
-        if any(weight < 0 for weight in self.weights):
-            raise ValueError(f"weights must not be negative, got {list(self.weights)}")
         if self.weights and abs(sum(self.weights) - 1) > 1e-6:
             raise ValueError(f"weights must sum to 1, got {list(self.weights)} with sum {sum(self.weights):.6g}")
 

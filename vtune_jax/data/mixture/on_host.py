@@ -3,23 +3,29 @@
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, get_args
 
 import grain
-import jax
 import numpy as np
 
-from vtune_jax.core.simplex import QUOTA_ONE, to_quota
+from vtune_jax.core.checks import MOST, assert_whole, given
 from vtune_jax.core.types import Cursor
 from vtune_jax.data.mixture.gather import Pool, RowReader, Workers
+from vtune_jax.data.mixture.inputs import (
+    Shares,
+    State,
+    as_cursor,
+    as_quota,
+    assert_state,
+    assert_within_epoch,
+    changes,
+    stores_of,
+)
 from vtune_jax.data.mixture.limits import End, why_ended
 from vtune_jax.data.mixture.order import OrderCache
 from vtune_jax.data.mixture.plan import Plan, blocks_ahead, cursor_at, plan_steps
-from vtune_jax.data.mixture.spec import PlanSpec, fingerprint, start_cursor
-from vtune_jax.data.tokens.rows import RowStore
-
-State = dict[str, Any]
-"""Plain numbers and lists, as JSON has them."""
+from vtune_jax.data.mixture.spec import MOST_STEPS, PlanSpec, fingerprint, start_cursor
+from vtune_jax.data.tokens.rows import RowStore, as_stores
 
 PLAN_ROWS = 1 << 13
 """Most rows planned at once."""
@@ -46,18 +52,23 @@ class MixtureIterator(grain.DatasetIterator):
     of them.
 
     With lag 0, the default, the first step under new weights waits for its rows: about a millisecond from memory maps.
-    From storage that answers after 10 ms the wait is a third of a second if rows are read one by one. It is again about
-    a millisecond if stores come in blocks (`rows.BlockRows`), because the next blocks are the same whatever the weights
-    become and are read ahead. If that is still too slow, a lag of as many steps as are read ahead hides the wait; the
-    price is that new weights act that many steps later. `python -m experiments.mixture_speed.waits` measured these.
+    From storage that answers after 10 ms the wait is a third of a second if rows are read one by one, and again about a
+    millisecond in blocks (`rows.BlockRows`): the next blocks are the same whatever the weights become, and are read
+    ahead. A lag of as many steps as are read ahead hides the rest; the price is that new weights act that many steps
+    later. `python -m experiments.mixture_speed.waits` measured these.
     """
+
+    # Grain closes even an iterator whose construction failed, or never began because of an unknown argument.
+    _closed = True
+    _pool: Pool | None = None
+    _block_pool: ThreadPoolExecutor | None = None
 
     def __init__(
         self,
         spec: PlanSpec,
         stores: Sequence[RowStore],
         *,
-        quota: np.ndarray,
+        quota: Shares,
         interval: int,
         lag: int = 0,
         shard: tuple[int, int] = (0, 1),
@@ -80,35 +91,35 @@ class MixtureIterator(grain.DatasetIterator):
             worker_kind: whether workers are threads or processes.
 
         Raises:
-            ValueError: stores whose lengths or blocks are not the spec's, a batch that is no multiple of the number of
-                hosts, or a lag outside the interval.
+            ValueError: stores whose lengths or blocks are not the spec's or whose rows have different lengths, weights
+                that are no shares, a batch that is no multiple of the number of hosts, a number out of its range.
+            TypeError: what are no row stores, no `PlanSpec`, no whole numbers.
         """
         super().__init__()
-        # Grain closes even an iterator whose construction failed.
-        self._pool: Pool | None = None
         self._place: tuple[Cursor, int] | None = None
         self._current: _Chunk | None = None
         self._plan: Plan | None = None
-        self._block_pool: ThreadPoolExecutor | None = None
-        if tuple(map(len, stores)) != spec.rows:
-            raise ValueError(f"stores must have {spec.rows} rows as in the spec, got {tuple(map(len, stores))}.")
-        blocks = tuple(store.block for store in stores)
-        if blocks != spec.block_by_domain:
-            raise ValueError(f"stores must have blocks of {spec.blocks or 1} rows as in the spec, got {blocks}.")
+        stores = stores_of(spec, stores)
+        if not (isinstance(shard, tuple) and len(shard) == 2):
+            raise TypeError(f"shard must be the index of this host and the number of hosts, got {given(shard)}.")
         index, hosts = shard
+        assert_whole(1, MOST, hosts=hosts, interval=interval, chunk=chunk)
+        assert_whole(0, MOST, shard=index, lag=lag, workers=workers)
         if spec.batch % hosts or not 0 <= index < hosts:
             raise ValueError(f"batch {spec.batch} must be a multiple of the hosts, got shard {shard}.")
         if not 0 <= lag < interval:
             raise ValueError(f"lag must lie in [0, interval = {interval}), got {lag}.")
+        if worker_kind not in get_args(Workers):
+            raise ValueError(f"worker_kind must be threads or processes, got {given(worker_kind)}.")
         share = spec.batch // hosts
-        self._spec, self._stores, self._interval, self._lag = spec, tuple(stores), interval, lag
+        self._spec, self._stores, self._interval, self._lag = spec, stores, int(interval), int(lag)
         self._chunk_steps = max(1, min(chunk, PLAN_ROWS // spec.batch))
         # Tokens are taken to have two bytes; with four, twice as much is read at once, which changes the speed only.
         self._read_steps = max(1, min(self._chunk_steps, READ_BYTES // (share * (stores[0].length + 1) * 2)))
         self._orders = OrderCache(spec)
         self._slice = slice(index * share, (index + 1) * share)
         self._pool, self._workers = Pool(RowReader(self._stores), workers, worker_kind), workers
-        in_blocks = [number for number, block in enumerate(blocks) if block > 1]
+        in_blocks = [number for number, block in enumerate(spec.block_by_domain) if block > 1]
         self._in_blocks = in_blocks if worker_kind == "threads" else []
         if self._in_blocks:
             self._block_pool = ThreadPoolExecutor(min(32, 2 * len(in_blocks)), thread_name_prefix="blocks")
@@ -119,7 +130,7 @@ class MixtureIterator(grain.DatasetIterator):
     def from_stores(
         cls,
         stores: Sequence[RowStore],
-        weights: Sequence[float] | np.ndarray,
+        weights: Shares,
         *,
         batch: int,
         interval: int,
@@ -135,13 +146,17 @@ class MixtureIterator(grain.DatasetIterator):
             interval: steps per version of the weights.
             seed: of the plan: of the order of rows and of the allocation.
             options: `allocation`, `limits` and `stop` of `PlanSpec`, and the keyword arguments of this class.
+
+        Raises:
+            ValueError, TypeError: what `PlanSpec` and this class refuse.
         """
         of_plan = {name: options.pop(name) for name in ("allocation", "limits", "stop") if name in options}
+        stores = as_stores(stores)
         rows, blocks = tuple(map(len, stores)), tuple(store.block for store in stores)
         spec = PlanSpec(rows=rows, batch=batch, seed=seed, blocks=blocks if max(blocks) > 1 else (), **of_plan)
-        return cls(spec, stores, quota=np.asarray(weights), interval=interval, **options)
+        return cls(spec, stores, quota=weights, interval=interval, **options)
 
-    def seek(self, step: int, cursor: Cursor, quota: np.ndarray, *, pending: np.ndarray | None = None) -> None:
+    def seek(self, step: int, cursor: Cursor, quota: Shares, *, pending: Shares | None = None) -> None:
         """Moves to a position: the next batch is that of `step`.
 
         Args:
@@ -149,17 +164,21 @@ class MixtureIterator(grain.DatasetIterator):
             cursor: rows read before it.
             quota: weights in force, fixed point or float.
             pending: weights of the newest update, if because of the lag they are not in force yet.
+
+        Raises:
+            ValueError: a step out of range, a cursor of other domains, weights that are no shares.
+            TypeError: what is no step, no cursor, no numbers.
         """
-        self._step = step
-        self._start = Cursor(*(np.array(column) for column in cursor))
-        version = self._version(step)
-        self._quotas = {version: self._checked(quota)}
-        newest = step // self._interval
+        assert_whole(0, MOST_STEPS, step=step)
+        version, newest, domains = self._version(step), step // self._interval, len(self._stores)
+        start, quotas = as_cursor(cursor, self._spec), {version: as_quota(quota, domains)}
+        assert_within_epoch(start, self._spec)
         if pending is not None and newest > version:
-            self._quotas[newest] = self._checked(pending)
+            quotas[newest] = as_quota(pending, domains)
+        self._step, self._start, self._quotas = int(step), start, quotas
         self._forget_plan()
 
-    def post(self, version: int, weights: np.ndarray | Sequence[float]) -> None:
+    def post(self, version: int, weights: Shares) -> None:
         """Gives the weights of a version; needed before the first step of that version is drawn.
 
         Args:
@@ -167,9 +186,12 @@ class MixtureIterator(grain.DatasetIterator):
             weights: fixed point (uint32, sum 2**24) or float.
 
         Raises:
-            ValueError: the version was posted with other weights, or all its steps have been drawn.
+            ValueError: the version was posted with other weights, or all its steps have been drawn; weights that are
+                no shares.
+            TypeError: what is no version, no numbers.
         """
-        quota = self._checked(weights)
+        assert_whole(version=version)
+        quota = as_quota(weights, len(self._stores))
         known = self._quotas.get(version)
         if known is not None and not np.array_equal(known, quota):
             raise ValueError(f"version {version} was posted with other weights: {known.tolist()}.")
@@ -209,8 +231,15 @@ class MixtureIterator(grain.DatasetIterator):
         return cursor_at(*self._place) if self._place else self._start
 
     def ended(self) -> End:
-        """Why the next step cannot be made, after `StopIteration`."""
-        return why_ended(self._spec, self._quotas[self._version(self._step)], self.cursor, self._stores)
+        """Why the next step cannot be made, after `StopIteration`.
+
+        Raises:
+            RuntimeError: it has not ended: nothing limits it, or the weights of the next step are not there.
+        """
+        quota = self._quotas.get(self._version(self._step))
+        if quota is None or not self._spec.limited:
+            raise RuntimeError(f"the mixture has not ended at step {self._step}; call this after StopIteration.")
+        return why_ended(self._spec, quota, self.cursor, self._stores)
 
     def start_prefetch(self) -> None:
         """Starts reading ahead if there are workers; grain calls it."""
@@ -252,16 +281,24 @@ class MixtureIterator(grain.DatasetIterator):
                 than were read in its current epoch begins the next epoch.
 
         Raises:
-            ValueError: the state belongs to other data, and `allow_data_change` is False.
+            ValueError: the state belongs to other data and `allow_data_change` is False, or it is damaged. Nothing has
+                changed then.
+            TypeError: it is no state.
         """
+        assert_state(state, self.get_state())
         differences = changes(state["made_of"], self._made_of())
         if differences and not allow_data_change:
             raise ValueError(f"the state belongs to another mixture: {'; '.join(differences)}.")
-        dtypes = start_cursor(0)
-        cursor = Cursor(*(np.array(state[name], column.dtype) for name, column in dtypes._asdict().items()))
-        self._step, self._start = state["step"], adapted(self._spec.rows, cursor) if differences else cursor
-        posted = {state[f"{which}version"]: self._checked(state[f"{which}quota"]) for which in ("next_", "")}
-        self._quotas = dict(sorted(posted.items()))
+        start = as_cursor(Cursor(*(state[name] for name in Cursor._fields)), self._spec)
+        start = adapted(self._spec.rows, start) if differences else start
+        assert_within_epoch(start, self._spec)
+        version, newest = int(state["version"]), int(state["next_version"])
+        # Of other data the interval may be another one.
+        if not differences and version > self._version(state["step"]):
+            raise ValueError(f"version must be in force at step {state['step']}, got {version}.")
+        domains = len(self._stores)
+        quotas = {newest: as_quota(state["next_quota"], domains)} | {version: as_quota(state["quota"], domains)}
+        self._step, self._start, self._quotas = int(state["step"]), start, dict(sorted(quotas.items()))
         self._forget_plan()
 
     def _made_of(self) -> State:
@@ -270,18 +307,6 @@ class MixtureIterator(grain.DatasetIterator):
 
     def _version(self, step: int) -> int:
         return max(0, step - self._lag) // self._interval
-
-    def _checked(self, weights: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Weights as a quota, from float shares or from fixed point."""
-        array = np.asarray(weights)
-        if array.dtype.kind == "f":
-            if array.shape != (len(self._stores),) or not (array >= 0).all() or not abs(array.sum() - 1) < 1e-3:
-                raise ValueError(f"weights must be {len(self._stores)} shares with sum 1, got {array.tolist()}.")
-            array = np.asarray(_rounded(array.astype(np.float32)))
-        quota = array.astype(np.uint32)
-        if quota.shape != (len(self._stores),) or quota.sum(dtype=np.uint64) != QUOTA_ONE:
-            raise ValueError(f"quota must be {len(self._stores)} numbers with sum {QUOTA_ONE}, got {quota.tolist()}.")
-        return quota
 
     def _forget_plan(self) -> None:
         """Drops what was planned and read ahead; `_step` and `_start` are already those of the next batch."""
@@ -367,18 +392,9 @@ class MixtureIterator(grain.DatasetIterator):
                 self._stores[index].expect(ahead, self._block_pool)  # type: ignore[attr-defined]
 
 
-def changes(was: State, now: State) -> list[str]:
-    """What differs between the data of a state and the present ones, one phrase per difference."""
-    names = sorted({*was, *now}, key=[*now, *was].index)
-    return [f"{name} was {was.get(name)}, is {now.get(name)}" for name in names if was.get(name) != now.get(name)]
-
-
 def adapted(rows: Sequence[int] | np.ndarray, cursor: Cursor) -> Cursor:
     """A cursor of other data, on domains of these lengths: where the place lies past the end, the next epoch begins."""
     rows = np.asarray(rows, np.uint32)
     over = np.asarray(cursor.row) >= rows
     epoch = np.asarray(cursor.epoch) + over.astype(np.uint32)
     return cursor._replace(epoch=epoch, row=np.where(over, np.uint32(0), np.asarray(cursor.row)))
-
-
-_rounded = jax.jit(to_quota)

@@ -17,11 +17,13 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int32, UInt32
 
+from vtune_jax.core.checks import MOST, assert_whole, given, is_traced
 from vtune_jax.core.hashing import key, mix
+from vtune_jax.core.simplex import QUOTA_ONE
 from vtune_jax.core.types import AnyArray, Cursor, Seed
 from vtune_jax.data.mixture.allocation import allocate, rows_left
 from vtune_jax.data.mixture.order import OrderCache, block_at, shuffle
-from vtune_jax.data.mixture.spec import PlanSpec, Purpose
+from vtune_jax.data.mixture.spec import MOST_STEPS, PlanSpec, Purpose
 
 _MOST_CACHED = 64  # domains; with more, each gives too few rows at a time for a cache of its order to pay
 _LANES = (0x01000193, 0x2C1B3C6D)  # odd multipliers of the rolling hash
@@ -64,8 +66,11 @@ def plan_steps(
         the plan, and the cursor after it.
 
     Raises:
-        ValueError: `orders` are those of another seed.
+        ValueError: `orders` are those of another seed, arrays of other shapes than the spec's domains ask, a number
+            out of its range, numpy's quota without the sum 2**24.
+        TypeError: what is no spec, no cursor, no whole numbers.
     """
+    _assert_arguments(xp, spec, first_step, steps, quota, cursor)
     if seed is None:
         seed = spec.seed
     elif xp is np:
@@ -106,6 +111,28 @@ def plan_steps(
         order=_roll(xp, cursor.order, domain, row),
     )
     return Plan(domain, row, counts, after, allocated.short), cursor_at(after, -1)
+
+
+def _assert_arguments(xp: Any, spec: Any, first_step: Any, steps: Any, quota: Any, cursor: Any) -> None:
+    """Looks at types and shapes, and at numbers where they are on the host: what is traced has none yet."""
+    if xp is not np and xp is not jax.numpy:
+        raise TypeError(f"xp must be numpy or jax.numpy, got {given(xp)}.")
+    if not isinstance(spec, PlanSpec):
+        raise TypeError(f"spec must be a PlanSpec, got {given(spec)}.")
+    assert_whole(1, MOST, steps=steps)
+    if not is_traced(first_step):
+        assert_whole(0, MOST_STEPS, first_step=first_step)
+    shape = (len(spec.rows),)
+    if np.dtype(getattr(quota, "dtype", float)).kind not in "iu":
+        raise TypeError(f"quota must be an array of whole numbers, as to_quota makes it, got {given(quota)}.")
+    if quota.shape != shape or (isinstance(quota, np.ndarray) and quota.sum(dtype=np.int64) != QUOTA_ONE):
+        raise ValueError(f"quota must be {shape[0]} numbers with sum {QUOTA_ONE}, got {given(quota)}.")
+    if not isinstance(cursor, Cursor):
+        raise TypeError(f"cursor must be a Cursor, such as start_cursor gives it, got {given(cursor)}.")
+    for name, column in cursor._asdict().items():
+        wanted = (2,) if name == "order" else shape
+        if np.shape(column) != wanted:
+            raise ValueError(f"cursor.{name} must have shape {wanted}, got {np.shape(column)}.")
 
 
 def cursor_at(cursors: Cursor, step: int) -> Cursor:

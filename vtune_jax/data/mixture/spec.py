@@ -2,17 +2,21 @@
 
 import dataclasses
 import enum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from vtune_jax.core.checks import MOST, assert_types, assert_whole
 from vtune_jax.core.types import Cursor
 
 PLANNER_VERSION = 1
 """Raised when the same arguments would give other rows; a run begun under another version cannot be resumed."""
 
-MAX_ROWS = 2**31 - 1
+MAX_ROWS = MOST
 """Rows of one domain: sums of two of them fit into 32 bits."""
+
+MOST_STEPS = 2**32 - 1
+"""Steps are counted in 32 bits without a sign."""
 
 MAX_BATCH = 2**19 - 1
 """Rows of one step: a batch times a weight of 24 bits is computed in two parts, which must each fit into 32 bits."""
@@ -50,6 +54,7 @@ class PlanSpec:
     stop: tuple[bool, ...] = ()  # True: the domain ends the run at its limit; False, or empty: others take its share
 
     def __post_init__(self) -> None:
+        assert_types(self)
         if not self.rows:
             raise ValueError("rows must name at least one domain, got none.")
         if not all(1 <= count <= MAX_ROWS for count in self.rows):
@@ -58,7 +63,7 @@ class PlanSpec:
             raise ValueError(f"batch must lie in [1, {MAX_BATCH}], got {self.batch}.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in [0, 2**32), got {self.seed}.")
-        if self.allocation not in ("systematic", "multinomial", "deficit"):
+        if self.allocation not in get_args(Allocation):
             raise ValueError(f"allocation must be systematic, multinomial or deficit, got '{self.allocation}'.")
         for field in ("blocks", "limits", "stop"):
             values = getattr(self, field)
@@ -93,11 +98,25 @@ class PlanSpec:
 
 def fingerprint(spec: PlanSpec) -> dict[str, Any]:
     """What must agree for a run to be resumed on the same data."""
-    named = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(spec).items()}
+    named = {
+        name: [_plain(entry) for entry in value] if isinstance(value, tuple) else _plain(value)
+        for name, value in vars(spec).items()
+    }
     return {**named, "planner": PLANNER_VERSION}
 
 
+def _plain(value: Any) -> Any:
+    """Numpy's numbers as Python's, which JSON has."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def start_cursor(domains: int) -> Cursor:
-    """Nothing has been read."""
+    """Nothing has been read.
+
+    Raises:
+        ValueError: fewer than one domain.
+        TypeError: no whole number.
+    """
+    assert_whole(1, domains=domains)
     epoch, row = (np.zeros(domains, np.uint32) for _ in range(2))
     return Cursor(epoch=epoch, row=row, credit=np.zeros(domains, np.int32), order=np.zeros(2, np.uint32))

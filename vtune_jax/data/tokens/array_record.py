@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vtune_jax.core.checks import MOST, assert_whole, assert_within, given
 from vtune_jax.errors import UserError
 
 RECORD_TOKENS = 1 << 15
@@ -28,6 +29,7 @@ class TokenSource(Protocol):
         """Tokens `start` to `stop`.
 
         Raises:
+            IndexError: tokens that do not exist.
             UserError: they are lost or damaged; the message names domain, file and offset.
         """
         ...
@@ -59,8 +61,24 @@ class RecordTokens:
             name: of the domain, for messages.
             record_tokens: tokens in each record.
             patience: seconds to wait for a shard that cannot be read.
+
+        Raises:
+            ValueError: no shards, not one number of tokens for each, numbers out of their range, a dtype that is not of
+                whole numbers.
+            TypeError: what are no paths, no whole numbers, no dtype.
         """
-        self.shards, self.name, self.dtype, self.patience = list(shards), name, np.dtype(dtype), patience
+        if isinstance(shards, str | bytes) or not isinstance(shards, Sequence):
+            raise TypeError(f"shards must be a sequence of paths, got {given(shards)}.")
+        if not isinstance(tokens, Sequence | np.ndarray):
+            raise TypeError(f"tokens must be a number for each shard, got {given(tokens)}.")
+        if not shards or len(shards) != len(tokens):
+            raise ValueError(f"shards and tokens must be as many, at least one, got {len(shards)} and {len(tokens)}.")
+        for place, count in enumerate(tokens):
+            assert_whole(0, **{f"tokens[{place}]": count})
+        assert_whole(1, MOST, record_tokens=record_tokens)
+        assert_within(patience=patience)
+        self.shards, self.name, self.patience = [os.fspath(shard) for shard in shards], name, patience
+        self.dtype = as_token_dtype(dtype)
         self._ends = np.cumsum(tokens)
         self._record_tokens = record_tokens
         self._readers: dict[int, Any] = {}
@@ -73,6 +91,7 @@ class RecordTokens:
 
     def slice(self, start: int, stop: int) -> np.ndarray:
         """See `TokenSource`."""
+        assert_stretch(self, start, stop)
         parts = []
         while start < stop:
             shard = int(np.searchsorted(self._ends, start, side="right"))
@@ -106,14 +125,17 @@ class RecordTokens:
                     ) from error
                 time.sleep(waited)
                 waited = min(2 * waited, 2.0)
-        # numpy lets other threads work while it copies; joining the bytes would not.
-        tokens = np.concatenate([np.frombuffer(record, self.dtype) for record in records])
-        skip = start - first * self._record_tokens
-        if len(tokens) < skip + stop - start:
+        skip, width, each = start - first * self._record_tokens, self.dtype.itemsize, self._record_tokens
+        held = int(self._ends[shard]) - (int(self._ends[shard - 1]) if shard else 0)
+        wanted = [min(each, held - record * each) * width for record in range(first, last + 1)]
+        if (sizes := [len(record) for record in records]) != wanted:
             raise UserError(
-                f"the tokens of domain '{self.name}' are cut off: {self.shards[shard]} ends within record {last}",
+                f"the tokens of domain '{self.name}' are damaged: {self.shards[shard]} has records {first:,} to "
+                f"{last:,} of {given(sizes)} bytes, not of {given(wanted)}",
                 "prepare the corpus again",
             )
+        # numpy lets other threads work while it copies; joining the bytes would not.
+        tokens = np.concatenate([np.frombuffer(record, self.dtype) for record in records])
         return tokens[skip : skip + stop - start]
 
     def _reader(self, shard: int) -> Any:
@@ -123,6 +145,32 @@ class RecordTokens:
             # Without this option the reader starts a thread pool for each file.
             self._readers[shard] = ArrayRecordReader(self.shards[shard], "readahead_buffer_size:0")
         return self._readers[shard]
+
+
+def assert_stretch(source: TokenSource, start: int, stop: int) -> None:
+    """Refuses tokens that a source does not have.
+
+    Raises:
+        IndexError: naming them and the domain.
+    """
+    if not 0 <= start <= stop <= len(source):
+        raise IndexError(f"tokens {start:,} to {stop:,} of domain '{source.name}' asked for; it has {len(source):,}.")
+
+
+def as_token_dtype(dtype: Any) -> np.dtype:
+    """The dtype of tokens.
+
+    Raises:
+        ValueError: one that is not of whole numbers.
+        TypeError: what is no dtype.
+    """
+    try:
+        found: np.dtype = np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"dtype must be that of the tokens, such as numpy.uint16, got {given(dtype)}.") from error
+    if found.kind not in "iu":
+        raise ValueError(f"dtype must be of whole numbers, got {found}.")
+    return found
 
 
 def write_records(

@@ -21,9 +21,9 @@ SIDES: tuple[Side, Side] = ("train", "heldout")
 class SectionEntry:
     """One side of a domain as a section of a file that all domains share."""
 
-    documents: int
+    documents: int | None = None  # None: the source was tokens already
     tokens: int
-    bytes: int  # of text
+    bytes: int | None = None  # of text
     file: str  # within the folder
     first: int  # token of the file
     sha256: str  # of the section
@@ -124,6 +124,7 @@ class Manifest:
         ]
         for domain in plain["domains"]:
             for side in SIDES:
+                domain[side] = {name: value for name, value in domain[side].items() if value is not None}
                 if "shards" in domain[side]:
                     domain[side]["shards"] = list(domain[side]["shards"])
         return plain

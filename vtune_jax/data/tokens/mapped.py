@@ -10,11 +10,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from vtune_jax.errors import UserError
+from vtune_jax.core.checks import assert_whole, assert_within, given
+from vtune_jax.data.tokens.array_record import as_token_dtype, assert_stretch
+from vtune_jax.errors import UserError, told_by_the_system
 
 CHECK_BYTES = 1 << 16
 """Bytes of a token file behind each of its checksums: no more than one page fault maps, so a check causes no further
 fault."""
+
+_NPY = b"\x93NUMPY"  # what every .npy file begins with
 
 _LOOK_EVERY_S = 0.05  # seconds between two looks at whether the file is still there
 
@@ -32,12 +36,21 @@ class TokenMap:
             dtype: of the tokens, for raw ones.
             checks: CRC-32 of each `CHECK_BYTES` of its tokens; None: nothing is compared.
             patience: seconds to wait for a file that has vanished, with a network mount for instance, to come back.
+
+        Raises:
+            UserError: the file is missing, empty, cut off, or holds anything but whole numbers in one axis.
+            ValueError: a dtype that is not of whole numbers, checks of another number, a negative patience.
+            TypeError: what is no path, no dtype.
         """
-        self.path, self.patience = path, patience
-        self.array = np.load(path, mmap_mode="r") if path.suffix.lower() == ".npy" else np.memmap(path, dtype, "r")
+        assert_within(patience=patience)
+        self.path, self.patience = as_path(path), patience
+        self.array = _mapped(self.path, as_token_dtype(dtype))
         self.dtype = self.array.dtype
         self.sections: list[tuple[int, str]] = []
-        self._size = path.stat().st_size
+        self._size = self.path.stat().st_size
+        needed = -(-self.array.nbytes // CHECK_BYTES)
+        if checks is not None and np.shape(checks) != (needed,):
+            raise ValueError(f"checks must hold {needed} numbers for {self.path}, got shape {np.shape(checks)}.")
         self._looked = 0.0
         self._checks = checks
         self._sound = np.zeros(0 if checks is None else len(checks), bool)
@@ -152,16 +165,24 @@ class MappedTokens:
             name: of the domain, for messages.
             first: token of the file at which the section begins.
             count: tokens in the section; None: all from `first` on.
+
+        Raises:
+            ValueError: a section that is not within the file.
+            TypeError: what is no `TokenMap`, no whole number.
         """
+        if not isinstance(file, TokenMap):
+            raise TypeError(f"file must be a TokenMap, got {given(file)}; MappedTokens.open opens a path.")
+        assert_whole(0, len(file.array), first=first)
         self.file, self.name, self.start = file, name, first
         self.count = len(file.array) - first if count is None else count
+        assert_whole(0, len(file.array) - first, count=self.count)
         self.dtype = file.dtype
         if (first, name) not in file.sections:
             file.sections = sorted([*file.sections, (first, name)])
 
     @classmethod
     def open(cls, path: Path, dtype: np.dtype, *, name: str, **options: Any) -> Self:
-        """A whole file as one domain; options are those of `TokenMap`."""
+        """A whole file as one domain; options and errors are those of `TokenMap`."""
         return cls(TokenMap(path, dtype, **options), name=name)
 
     @property
@@ -174,6 +195,7 @@ class MappedTokens:
 
     def slice(self, start: int, stop: int) -> np.ndarray:
         """See `TokenSource`."""
+        assert_stretch(self, start, stop)
         first = np.array([self.start + start])
         self.file.assert_there(first)
         self.file.check(first, stop - start)
@@ -182,6 +204,48 @@ class MappedTokens:
     def windows(self, start: np.ndarray, width: int) -> np.ndarray:
         """Stretches of `width` tokens from each `start` on, [starts, width]."""
         return self.file.windows(start + self.start, width)
+
+
+def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+    """The tokens of a file, mapped.
+
+    Raises:
+        UserError: see `TokenMap`.
+    """
+    npy = path.suffix.lower() == ".npy"
+    fix = "write the tokens again, whole numbers in one axis" if npy else "write the file again, or correct its dtype"
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(_NPY))
+        if npy and begins not in (_NPY, b""):
+            raise UserError(f"{path} is no .npy file", fix)
+        array: np.ndarray = np.load(path, mmap_mode="r") if npy else np.memmap(path, dtype, "r")
+    except UserError:
+        raise
+    except OSError as error:
+        raise told_by_the_system(error) or UserError(f"{path} cannot be read ({_short(error)})", fix) from error
+    except Exception as error:
+        # Whatever a broken header leads to: ValueError, EOFError, errors of Python's own parser.
+        size = path.stat().st_size
+        if size and not npy:
+            problem = f"{path} has {size:,} bytes, no multiple of the {dtype.itemsize} bytes of a token ({dtype})"
+        else:
+            problem = f"{path} is damaged ({_short(error)})" if size else f"{path} is empty"
+        raise UserError(problem, fix) from error
+    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UserError(f"{path} holds {given(array)}, not tokens", fix)
+    return array
+
+
+def as_path(path: Any) -> Path:
+    """A path from a path or a text.
+
+    Raises:
+        TypeError: what is neither.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a path, got {given(path)}.")
+    return Path(path)
 
 
 def windows(tokens: np.ndarray, start: np.ndarray, width: int) -> np.ndarray:
@@ -209,6 +273,10 @@ def _reopened(
     opened = TokenMap(path, dtype, checks=checks, patience=patience)
     opened.sections = sections
     return opened
+
+
+def _short(error: BaseException) -> str:
+    return f"{str(error).splitlines()[0].rstrip('.') if str(error) else type(error).__name__:.100}"
 
 
 def _size(path: Path) -> int:

@@ -8,9 +8,10 @@ from typing import Self
 
 import numpy as np
 
+from vtune_jax.core.checks import MOST, assert_whole, assert_within
 from vtune_jax.core.hashing import mix
 from vtune_jax.data.tokens.mapped import MappedTokens
-from vtune_jax.data.tokens.rows import Rows
+from vtune_jax.data.tokens.rows import Rows, assert_rows, assert_tokens
 from vtune_jax.errors import UserError
 
 _SCAN = 1 << 24  # tokens searched at once for ends of documents
@@ -31,11 +32,18 @@ class PackedRows:
             length: of a row.
             end: the end-of-text token.
             name: of the domain, for messages.
-            share: part of the rows that is used, in (0, 1].
+            share: part of the rows that is used, in [0, 1]; at least one row.
 
         Raises:
             UserError: there is nothing to pack.
+            ValueError: tokens of another shape or dtype, an `end` that they cannot hold, a length below 1, a share
+                outside [0, 1].
+            TypeError: what are no tokens, no numbers.
         """
+        assert_tokens(tokens)
+        assert_whole(1, MOST, length=length)
+        assert_whole(int(np.iinfo(tokens.dtype).min), int(np.iinfo(tokens.dtype).max), end=end)
+        assert_within(0.0, 1.0, share=share)
         self.source = tokens
         self.length, self.end, self.name = length, end, name
         start, size = pieces(self.tokens, length, end)
@@ -69,13 +77,12 @@ class PackedRows:
         return self.predicted / (len(self) * self.length)
 
     def first(self, share: float) -> Self:
-        """A share of the rows, at least one."""
+        """See `RowStore`."""
         return type(self)(self.source, self.length, end=self.end, name=self.name, share=share)
 
     def read(self, rows: np.ndarray) -> Rows:
         """`inputs`, `labels` (tokens), `segments` and `positions` (int32), each [rows, length]; see `RowStore`."""
-        if rows.size and int(rows.max()) >= len(self):
-            raise IndexError(f"row {int(rows.max())} of domain '{self.name}' asked for; it has {len(self)}.")
+        assert_rows(self, rows)
         rows = rows.astype(np.int64)
         pieces_in = self._first[rows + 1] - self._first[rows]
         piece = _ranges(self._first[rows], pieces_in)

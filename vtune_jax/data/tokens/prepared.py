@@ -7,9 +7,10 @@ from typing import Self
 
 import numpy as np
 
-from vtune_jax.data.tokens.array_record import RecordTokens
+from vtune_jax.core.checks import assert_types, assert_whole, given
+from vtune_jax.data.tokens.array_record import RecordTokens, as_token_dtype
 from vtune_jax.data.tokens.manifest import BorrowedEntry, DomainEntry, Manifest, ShardsEntry, SideEntry
-from vtune_jax.data.tokens.mapped import MappedTokens, TokenMap
+from vtune_jax.data.tokens.mapped import MappedTokens, TokenMap, as_path
 from vtune_jax.errors import UserError
 from vtune_jax.machine.files import sha256
 
@@ -44,8 +45,13 @@ class PreparedCorpus:
 
         Raises:
             UserError: the manifest is missing or damaged, or its files or the tokenizer are not those it names.
+            TypeError: what is no path.
         """
+        folder = as_path(folder)
         corpus = cls(folder, Manifest.load(folder))
+        _assert_sound(folder / "manifest.json", corpus.manifest)
+        if not (folder / "tokenizer.json").is_file():
+            raise UserError(f"{folder / 'tokenizer.json'} is missing", _FIX)
         if sha256(folder / "tokenizer.json") != corpus.tokenizer_sha256:
             raise UserError(f"the tokenizer in {folder} is not the one its tokens were made with", _FIX)
         corpus._assert_files()
@@ -112,8 +118,15 @@ class PreparedCorpus:
         Args:
             name: of the domain.
             patience: seconds to wait for files that vanish while they are read.
+
+        Raises:
+            ValueError: there is no domain of this name.
+            UserError: its files are damaged.
         """
-        entry = next(domain for domain in self.manifest.domains if domain.name == name)
+        entry = next((domain for domain in self.manifest.domains if domain.name == name), None)
+        if entry is None:
+            known = ", ".join(repr(domain.name) for domain in self.manifest.domains)
+            raise ValueError(f"name must be one of {known}, got {given(name)}.")
         return PreparedDomain(name, *(self._source(name, side, patience) for side in entry.sides.values()))
 
     def _source(self, name: str, side: SideEntry, patience: float) -> MappedTokens | RecordTokens:
@@ -131,9 +144,47 @@ class PreparedCorpus:
         path = self.folder / side.file
         if path not in self._maps:
             checks = side.checks if isinstance(side, BorrowedEntry) else Path(side.file).with_suffix(".crc32")
-            self._maps[path] = TokenMap(path, dtype, checks=np.fromfile(self.folder / checks, "<u4"), patience=patience)
+            self._maps[path] = self._map(path, self.folder / checks, dtype, patience)
         self._maps[path].patience = patience
         return MappedTokens(self._maps[path], name=name, first=side.first, count=side.tokens)
+
+    def _map(self, path: Path, checks: Path, dtype: np.dtype, patience: float) -> TokenMap:
+        if not checks.is_file():
+            raise UserError(f"{checks} is missing", _FIX)
+        try:
+            return TokenMap(path, dtype, checks=np.fromfile(checks, "<u4"), patience=patience)
+        except ValueError as error:
+            raise UserError(f"{checks} is damaged ({str(error).rstrip('.')})", _FIX) from error
+
+
+def _assert_sound(path: Path, manifest: Manifest) -> None:
+    """Refuses a manifest whose values are not what its fields say: its reader looks at their names only.
+
+    Raises:
+        UserError: naming the first that is wrong.
+    """
+    try:
+        assert_types(manifest)
+        as_token_dtype(manifest.dtype)
+        for name, tokens in manifest.files.items():
+            assert_whole(0, **{f"files.{name}": tokens})
+        for domain in manifest.domains:
+            assert_types(domain)
+            for side in domain.sides.values():
+                assert_types(side)
+                parts = side.shards if isinstance(side, ShardsEntry) else (side,)
+                for part in parts:
+                    assert_types(part)
+                    assert_whole(0, **{f"tokens of '{domain.name}'": part.tokens})
+                if not isinstance(side, ShardsEntry):
+                    whole = side.length if isinstance(side, BorrowedEntry) else manifest.files.get(side.file, 0)
+                    assert_whole(0, whole, **{f"the end of '{domain.name}' in {side.file}": side.first + side.tokens})
+                    assert_whole(0, whole, **{f"the beginning of '{domain.name}' in {side.file}": side.first})
+        roles = [domain.role for domain in manifest.domains]
+        if roles.count("base") != 1 or set(roles) != {"base", "domain"}:
+            raise ValueError(f"domains must have one of role 'base', the others 'domain', got {roles}.")
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({str(error).rstrip('.')})", _FIX) from error
 
 
 def _size(path: Path) -> int:

@@ -7,12 +7,13 @@ first are labels. A packed store (`tokens.packing`) gives `inputs`, `labels`, `s
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from vtune_jax.core.checks import MOST, assert_whole, assert_within, given
 from vtune_jax.data.tokens.array_record import TokenSource
 from vtune_jax.data.tokens.mapped import MappedTokens, windows
 from vtune_jax.errors import UserError
@@ -36,16 +37,17 @@ class RowStore(Protocol):
         ...
 
     def read(self, rows: np.ndarray) -> Rows:
-        """The given rows.
+        """The given rows, an array of whole numbers.
 
         Raises:
             IndexError: a row that does not exist.
+            TypeError: what is no array of whole numbers in one axis.
             UserError: the tokens are lost or damaged.
         """
         ...
 
     def first(self, share: float) -> Self:
-        """A store of the first `share` of the rows, at least one row."""
+        """A store of the first `share` of the rows, in [0, 1] and at least one row."""
         ...
 
 
@@ -70,7 +72,10 @@ class TokenRows:
 
         Raises:
             UserError: the domain is shorter than one row.
+            ValueError: tokens of another shape or dtype, a length or limit below 1.
+            TypeError: what are no tokens, no whole numbers.
         """
+        assert_tokens(tokens)
         self.source = tokens
         self.length, self.name = length, name
         self._rows = _count(len(tokens), length, name, limit)
@@ -85,11 +90,12 @@ class TokenRows:
 
     def first(self, share: float) -> Self:
         """See `RowStore`."""
+        assert_within(0.0, 1.0, share=share)
         return type(self)(self.source, self.length, name=self.name, limit=max(1, round(share * len(self))))
 
     def read(self, rows: np.ndarray) -> Rows:
         """See `RowStore`; `tokens` [rows, length + 1] in the tokens' dtype."""
-        _assert_rows(self, rows)
+        assert_rows(self, rows)
         start, width = rows.astype(np.int64) * self.length, self.length + 1
         if isinstance(self.source, MappedTokens):
             return {"tokens": self.source.windows(start, width)}
@@ -119,7 +125,12 @@ class BlockRows:
 
         Raises:
             UserError: the domain is shorter than one row.
+            ValueError: a length, block, limit or number of blocks below 1.
+            TypeError: what is no source of tokens, no whole number.
         """
+        if isinstance(source, type) or not all(hasattr(source, part) for part in ("name", "dtype", "slice", "__len__")):
+            raise TypeError(f"source must be MappedTokens, RecordTokens or another source, got {given(source)}.")
+        assert_whole(1, MOST, block=block, keep=keep)
         self.source, self.length, self.name, self.block, self._keep = source, length, source.name, block, keep
         self._rows = _count(len(source), length, source.name, limit)
         self._blocks: OrderedDict[int, Future[np.ndarray]] = OrderedDict()
@@ -137,12 +148,13 @@ class BlockRows:
 
     def first(self, share: float) -> Self:
         """See `RowStore`."""
+        assert_within(0.0, 1.0, share=share)
         limit = max(1, round(share * len(self)))
         return type(self)(self.source, self.length, block=self.block, keep=self._keep, limit=limit)
 
     def read(self, rows: np.ndarray) -> Rows:
         """See `RowStore`; `tokens` [rows, length + 1] in the tokens' dtype."""
-        _assert_rows(self, rows)
+        assert_rows(self, rows)
         block_of_row = rows // np.uint32(self.block)
         first = int(block_of_row[0]) if len(rows) else 0
         if (block_of_row == first).all():
@@ -202,6 +214,9 @@ class BlockRows:
 
 
 def _count(tokens: int, length: int, name: str, limit: int | None) -> int:
+    assert_whole(1, MOST, length=length)
+    if limit is not None:
+        assert_whole(1, limit=limit)
     if tokens <= length:
         raise UserError(
             f"sequence length {length} is longer than domain '{name}' ({tokens:,} tokens)",
@@ -211,6 +226,55 @@ def _count(tokens: int, length: int, name: str, limit: int | None) -> int:
     return whole if limit is None else min(limit, whole)
 
 
-def _assert_rows(store: RowStore, rows: np.ndarray) -> None:
-    if rows.size and int(rows.max()) >= len(store):
-        raise IndexError(f"row {int(rows.max())} of domain '{store.name}' asked for; it has {len(store)}.")
+def assert_rows(store: RowStore, rows: np.ndarray) -> None:
+    """Refuses rows that a store does not have.
+
+    Raises:
+        IndexError: naming row and domain.
+        TypeError: what is no array of whole numbers in one axis.
+    """
+    if not (isinstance(rows, np.ndarray) and rows.ndim == 1 and rows.dtype.kind in "iu"):
+        raise TypeError(f"rows must be a numpy array of whole numbers, 1-D, got {given(rows)}.")
+    # The plan's numbers have no sign: one look is enough for them.
+    if rows.size and (int(rows.max()) >= len(store) or (rows.dtype.kind == "i" and int(rows.min()) < 0)):
+        row = int(rows.max()) if int(rows.max()) >= len(store) else int(rows.min())
+        raise IndexError(f"row {row} of domain '{store.name}' asked for; it has {len(store)}.")
+
+
+def assert_tokens(tokens: Any) -> None:
+    """Refuses what are not the tokens of a domain in memory or mapped: whole numbers, 1-D, one after another.
+
+    Raises:
+        ValueError: another shape, dtype or layout.
+        TypeError: neither an array nor `MappedTokens`.
+    """
+    if isinstance(tokens, MappedTokens):
+        return
+    if isinstance(tokens, type) or not (
+        hasattr(tokens, "ndim") and isinstance(getattr(tokens, "dtype", None), np.dtype)
+    ):
+        raise TypeError(f"tokens must be a numpy array or MappedTokens, got {given(tokens)}; BlockRows reads records.")
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise ValueError(f"tokens must be whole numbers in one axis, got {given(tokens)}.")
+    if isinstance(tokens, np.ndarray) and not tokens.flags.c_contiguous:
+        raise ValueError("tokens must lie one after another in memory, got a strided array; copy it.")
+
+
+def as_stores(stores: Any) -> tuple[RowStore, ...]:
+    """The stores of a mixture, whose rows must have one length.
+
+    Raises:
+        ValueError: none, or rows of different lengths.
+        TypeError: what are no stores.
+    """
+    if isinstance(stores, str | bytes | dict) or not isinstance(stores, Iterable):
+        raise TypeError(f"stores must be a sequence of row stores, one per domain, got {given(stores)}.")
+    found = tuple(stores)
+    if not found:
+        raise ValueError("stores must hold at least one row store, got none.")
+    for index, store in enumerate(found):
+        if isinstance(store, type) or not isinstance(store, RowStore):
+            raise TypeError(f"stores[{index}] must be a row store such as TokenRows, got {given(store)}.")
+    if len(lengths := {store.length for store in found}) > 1:
+        raise ValueError(f"stores must have rows of one length, got {sorted(lengths)}.")
+    return found

@@ -1,0 +1,1 @@
+from tests.core.conftest import without_annotations as without_annotations
