@@ -16,7 +16,8 @@ from vtune_jax.fits.points import Measured, on_device
 from vtune_jax.fits.posterior import least_squares
 
 _SHORT = 3  # heads of one to three points are tried one by one
-_PER_DECADE, _FINER = 8, 16  # ends of longer heads per decade of tokens, and of those between the best one's neighbours
+_PER_DECADE, _FEWEST = 8, 16  # ends of longer heads per decade of tokens, and over a curve, however short
+_FINER = 16  # and between the best one's neighbours
 _LARGEST_SHARE = 0.5  # of the points that a head may have
 SIGNIFICANCE, GAIN = 1e-3, 0.5
 LONG_SIGNIFICANCE, LONG_GAIN = 1e-6, 1 / 3
@@ -97,15 +98,14 @@ def without_first(measured: Measured, dropped: Int[np.ndarray, " domains"]) -> M
 
 
 def _lengths(measured: Measured) -> Int[np.ndarray, "lengths domains"]:
-    """Lengths to be tried: none, one to three points, and all up to every eighth of a decade beyond the first."""
+    """Lengths to be tried: none, one to three points, and all up to ends that are `_spacing` apart."""
     columns = []
     for present, along in zip(measured.present.T, measured.columns[0].T, strict=True):
         tokens = along[present]
         if not len(tokens):
             columns.append(np.arange(_SHORT + 1))
             continue
-        decades = int(np.log10(tokens[-1] / tokens[0]) * _PER_DECADE)
-        ends = tokens[0] * 10 ** (np.arange(1, decades + 1) / _PER_DECADE)
+        ends = tokens[0] * 10 ** np.arange(_spacing(tokens), np.log10(tokens[-1] / tokens[0]), _spacing(tokens))
         longer = np.unique(np.searchsorted(tokens, ends, side="right"))
         longer = longer[(longer > _SHORT) & (longer <= _LARGEST_SHARE * len(tokens))]
         columns.append(np.concatenate([np.arange(_SHORT + 1), longer]))
@@ -113,16 +113,21 @@ def _lengths(measured: Measured) -> Int[np.ndarray, "lengths domains"]:
     return np.stack([np.pad(column, (0, longest - len(column))) for column in columns], axis=1)
 
 
+def _spacing(tokens: Float[np.ndarray, " points"]) -> float:
+    """Decades between the ends of heads: an eighth, or less on a curve that would have few."""
+    return float(min(1 / _PER_DECADE, np.log10(tokens[-1] / tokens[0]) / _FEWEST)) or 1.0
+
+
 def _refined(law: Law[Any], measured: Measured, coarse: _Heads) -> _Heads:
-    """Where a long head is significant, the best of the lengths within an eighth of a decade of it."""
+    """Where a long head is significant, the best of the lengths between its neighbours."""
     long = coarse.significant & (coarse.length > _SHORT)
     if not long.any():
         return coarse
     lengths = np.zeros((_FINER + 2, len(long)), int)
     for domain in np.flatnonzero(long):
         tokens = measured.columns[0][measured.present[:, domain], domain]
-        end = tokens[coarse.length[domain] - 1]
-        low, high = np.searchsorted(tokens, [end * 10 ** (-1 / _PER_DECADE), end * 10 ** (1 / _PER_DECADE)])
+        end, factor = tokens[coarse.length[domain] - 1], 10 ** _spacing(tokens)
+        low, high = np.searchsorted(tokens, [end / factor, end * factor])
         lengths[1:-1, domain] = np.linspace(low, min(high, _LARGEST_SHARE * len(tokens)), _FINER)
         lengths[-1, domain] = coarse.length[domain]
     fine = _heads(law, measured, lengths)
