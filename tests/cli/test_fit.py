@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.fits.laws.test_chinchilla import FOLDER, planted
+from tests.fits.test_head import dense
 from vtune_jax.cli import main as cli
 
 TOKENS = np.geomspace(1e6, 3.2e7, 8)
@@ -219,6 +221,51 @@ def test_one_model_size_says_nothing_of_another(tmp_path, capsys):
     assert "1 model size cannot tell" in of["advice"][0]
     assert of["upper"] is None
     assert of["intervals"]["alpha"] == [None, None]
+
+
+def test_wild_points_are_told_under_the_law_over_sizes_and_the_advice_leaves_them_out(tmp_path, capsys):
+    params, tokens, losses = planted(noise=0.004)
+    losses[losses.argsort()[-5:]] *= np.array([1.15, 1.2, 1.25, 1.3, 1.4])
+    rows = [f"{n!r},{d!r},{x!r}\n" for n, d, x in zip(*(c.tolist() for c in (params, tokens, losses)), strict=True)]
+    # Under the names of public tables.
+    path = table(tmp_path, "parameter_count,total_tokens,loss\n" + "".join(rows))
+    options = ("--law", "LND", "--replicates", "50", "--no-plot", "--json")
+    answer = json.loads(asked(capsys, path, *options)[1])
+    assert "params from 'parameter_count', tokens from 'total_tokens'" in answer["warnings"][0]
+    of = answer["domains"]["all"]
+    assert of["verdicts"] == ["outliers"]
+    option = re.search(r"--drop-worst \d+", of["advice"][0]).group()
+    kept = json.loads(asked(capsys, path, *options, *option.split())[1])["domains"]["all"]
+    assert kept["verdicts"] == ["trustworthy"]
+    np.testing.assert_allclose(kept["beta"], 0.36, atol=0.03)
+
+
+def test_a_sweep_in_steps_is_fitted_by_its_best(tmp_path, capsys):
+    steps = [250, 500, 1000, 2000, 4000, 8000]
+    rows = "".join(
+        f"{step},{rate},{(2 + 30 * (step * 4000) ** -0.3) * worse!r}\n"
+        for step in steps
+        for rate, worse in ((1e-3, 1.05), (3e-3, 1.0), (1e-2, 1.1))
+    )
+    path = table(tmp_path, f"step,lr,eval ce\n{rows}")
+    code, _, err = asked(capsys, path, "--no-plot")
+    assert code == 2
+    assert "no column 'tokens' and no column 'loss'" in err
+    assert "--columns 'loss=eval ce' --tokens-per-step N" in err
+    options = ("--columns", "loss=eval ce", "--tokens-per-step", "4000", "--no-plot")
+    assert "--best-of-place" in asked(capsys, path, *options)[1]
+    of = json.loads(asked(capsys, path, *options, "--best-of-place", "--json")[1])["domains"]["all"]
+    np.testing.assert_allclose([of["E"], np.exp(of["log_B"]), of["beta"]], [2, 30, 0.3], rtol=1e-4)
+    assert of["verdicts"] == ["trustworthy"]
+
+
+def test_a_long_warm_up_is_left_out_aloud(tmp_path, capsys):
+    tokens, losses, _ = dense(400, 57, domains=1)
+    rows = "".join(f"{t!r},{x!r}\n" for t, x in zip(tokens.tolist(), losses.ravel().tolist(), strict=True))
+    code, out, _ = asked(capsys, table(tmp_path, f"tokens,loss\n{rows}"), "--predict", "1e8", "--no-plot")
+    assert code == 0
+    dropped = int(re.search(r"the first (\d+) points are left out; --drop-head 0 keeps them", out).group(1))
+    assert abs(dropped - 57) < 8
 
 
 @pytest.mark.skipif(not FOLDER.exists(), reason="the points have no licence; VTUNE_CHINCHILLA names their folder")

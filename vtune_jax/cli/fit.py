@@ -12,10 +12,30 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     fit = verbs.add_parser(
         "fit",
         help="a scaling law through any points of yours: parameters, intervals, verdict, picture",
-        description="Fits a scaling law to a CSV file with columns tokens, loss and, if wanted, domain, params, run.",
-        epilog="example: vtune-jax fit points.csv --predict 1e9 --initial 3.2",
+        description="Fits a scaling law to a CSV file with columns tokens, loss and, if wanted, domain, params, run. "
+        "Common other names are understood, N and D among them, and so is a tracker's export with a column of losses "
+        "for each run.",
+        epilog="examples: vtune-jax fit points.csv --predict 1e9 --initial 3.2; vtune-jax fit export.csv "
+        "--tokens-per-step 524288; vtune-jax fit sweep.csv --law LND --columns loss=final_ce --best-of-place",
     )
     fit.add_argument("points", type=Path, help="CSV file; a law needs its own columns; run: any label")
+    fit.add_argument(
+        "--columns",
+        metavar="NAME=COLUMN,...",
+        help="which columns of the file are tokens, loss, params, domain, run or step: tokens=D,loss=final_ce; "
+        "several loss=COLUMN are several domains",
+    )
+    fit.add_argument(
+        "--tokens-per-step",
+        type=float,
+        metavar="n",
+        help="for a column of steps instead of tokens: sequences in a batch times tokens in a sequence",
+    )
+    fit.add_argument(
+        "--best-of-place",
+        action="store_true",
+        help="keep the least loss of each domain, tokens and params, as of a sweep of learning rates",
+    )
     fit.add_argument(
         "--law", default="LD", help="name of the law (default: LD, E + B/D^beta); any other word lists them"
     )
@@ -53,6 +73,9 @@ def _fit(options: argparse.Namespace) -> int:
     answer = fit_answer.answer(
         fit_answer.Request(
             points=options.points,
+            columns=options.columns,
+            tokens_per_step=options.tokens_per_step,
+            best_of_place=options.best_of_place,
             law=options.law,
             predict=options.predict,
             params=options.params,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vtune_jax.errors import UserError
+from vtune_jax.fits.csv_columns import parse_naming
 from vtune_jax.fits.csv_table import ONLY, LossTable, read_table
 from vtune_jax.fits.laws.law import Budget, Diagnosis, DropHead, Estimate, Law, Question
 from vtune_jax.fits.laws.registry import law_named
@@ -26,6 +27,9 @@ class Request:
     """What is asked of the points."""
 
     points: Path
+    columns: str | None = None  # which columns of the table are ours: "tokens=D,loss=final_ce"
+    tokens_per_step: float | None = None  # of a table that counts steps
+    best_of_place: bool = False
     law: str = "LD"
     predict: float | None = None  # tokens to predict the loss at
     params: float | None = None  # model size to predict the loss for, under laws over model sizes
@@ -107,6 +111,8 @@ class Answer:
             lines.append(f"  objective {_number(domain.objective)}")
             if domain.interval is not None:
                 lines.append(f"  target    {_number(domain.target)}{_bounds(domain.interval, level)}")
+            if head := domain.diagnostics.get("head_points"):
+                lines.append(f"  head      the first {head} points are left out; --drop-head 0 keeps them")
             lines.append(f"  verdict   {', '.join(domain.verdicts)}")
             lines += [f"            {advice}" for advice in domain.advice]
         return lines
@@ -122,8 +128,16 @@ def answer(request: Request) -> Answer:
         law = law_named(request.law)
         budget = _budget(request, law)
         _assert_used(request, law)
+        naming = parse_naming(request.columns, request.tokens_per_step, law.column_names)
         table = read_table(
-            request.points, columns=law.column_names, zero_allowed=law.zero_allowed, drop_worst=request.drop_worst
+            request.points,
+            columns=law.column_names,
+            # Runs of another size are of another place, under laws of one size too.
+            optional=("params",) if request.best_of_place and "params" not in law.column_names else (),
+            zero_allowed=law.zero_allowed,
+            drop_worst=request.drop_worst,
+            best_only=request.best_of_place,
+            naming=naming,
         )
         counts = (~np.isnan(table.losses)).sum(axis=0)
         if counts.min() < law.size:

@@ -19,6 +19,7 @@ from vtune_jax.fits.laws.annealing import AnnealingFit, areas, fit_annealing
 from vtune_jax.fits.laws.chinchilla import ChinchillaFit, bootstrap_chinchilla, fit_chinchilla
 from vtune_jax.fits.laws.power_law import PowerLawFit, fit_loss_curves, predict
 from vtune_jax.fits.laws.registry import known_laws, law_named
+from vtune_jax.fits.points import best_of_place
 from vtune_jax.fits.policy import Policy, apply_policy
 from vtune_jax.fits.predicted import LossCurve, MeasuredPoints, PredictedTargets
 from vtune_jax.fits.resampling import ResampledEstimate
@@ -40,6 +41,7 @@ __all__ = [
     "Verdict",
     "apply_policy",
     "areas",
+    "best_of_place",
     "bootstrap_chinchilla",
     "estimate_over_sizes",
     "estimate_targets",

@@ -17,7 +17,7 @@ _POINTED_GROUPS = re.compile(r"[+-]?\d{1,3}(\.\d{3}){2,}|[+-]?\d{1,3}(\.\d{3})+,
 class Sheet(NamedTuple):
     """The cells of a file, stripped."""
 
-    header: list[str]  # in small letters
+    header: list[str]
     rows: list[tuple[int, list[str]]]  # line number and cells, without lines that are blank or begin with '#'
     decimal_comma: bool  # whether a comma may stand for the decimal point
 
@@ -50,7 +50,7 @@ def read_sheet(path: Path) -> Sheet:
         raise UserError(f"{path} is no CSV file ({error})", "mend its quotes") from error
     if not rows:
         raise UserError(f"{path} is empty", "give a CSV file with a header")
-    header = [name.lower() for name in rows[0][1]]
+    header = rows[0][1]
     for number, cells in rows[1:]:
         if len(cells) != len(header):
             raise UserError(

@@ -13,21 +13,19 @@ from vtune_jax.fits import posterior
 from vtune_jax.fits.bootstrap import bootstrap_predictions
 from vtune_jax.fits.diagnostics import (
     NUMBERS_OF_TARGET,
-    OUTLIER_SIGMAS,
     Diagnostics,
     autocorrelation,
     condition_number,
-    drop_sigmas,
     judge,
-    outlier_chance,
-    residual_sizes,
 )
 from vtune_jax.fits.fitted import FittedCurves, fit_curves
 from vtune_jax.fits.head import trim_heads
+from vtune_jax.fits.laws.curve import Face
 from vtune_jax.fits.laws.form import Points
 from vtune_jax.fits.laws.law import Band, Budget, Diagnosis, DropHead, Estimator, Law, Question
 from vtune_jax.fits.points import on_device
 from vtune_jax.fits.pooling import pooled_losses, shared_prior
+from vtune_jax.fits.residuals import ResidualNumbers, residual_numbers
 from vtune_jax.fits.solver import Width
 from vtune_jax.fits.verdicts import OF_TARGET, TRUSTED, Judgements, Verdict
 
@@ -226,7 +224,7 @@ def estimate_curves(
     gap = initial - values[0]
     # Where the initial loss is unknown, the highest measured loss stands for it.
     fallen = np.nanmax(curves.measured.losses, axis=0) - values[0]
-    sizes = residual_sizes(curves)
+    numbers = [_residual_numbers(curves, domain) for domain in range(curves.domains)]
     diagnostics = Diagnostics(
         points=count,
         places=distinct,
@@ -234,26 +232,31 @@ def estimate_curves(
         head_points=trimmed.dropped,
         range_decades=span,
         extrapolation_decades=ahead,
-        drop_sigmas=drop_sigmas(curves),
+        drop_sigmas=np.array([found.drop for found in numbers]),
         face=curves.face,
         condition=condition_number(curves),
         sigma=curves.fit.sigma,
-        largest_residual=sizes.max(axis=0),
-        outlier_share=(sizes > OUTLIER_SIGMAS).sum(axis=0) / count,
-        outlier_chance=outlier_chance(sizes.max(axis=0), count, law.size),
+        largest_residual=np.array([found.largest for found in numbers]),
+        outlier_share=np.array([found.outliers for found in numbers]) / count,
+        outlier_chance=np.array([found.chance for found in numbers]),
+        replicate_spread=np.array([found.replicate_spread for found in numbers]),
         status=curves.fit.status,
         autocorrelation=rho,
         effective_points=count * independent_share(rho, apart),
         gap=gap,
         gap_to_current=current - values[0],
+        above_floor=values[0] - _floor(curves, place),
         half_width_share=half / np.maximum(np.where(np.isnan(gap), fallen, gap), min_gap),
     )
     judgements = tuple(
         judge(
             diagnostics,
             domain,
+            numbers=numbers[domain],
+            names=law.column_names,
             trimmed=trimmed,
             target=float(values[0, domain]),
+            upper=float(upper[0, domain]),
             initial=float(initial[domain]),
             current=float(current[domain]),
             min_gap=min_gap,
@@ -280,6 +283,24 @@ def estimate_curves(
         judgements=judgements,
         band=Band(along, values[1:], lower[1:], upper[1:]) if band else None,
     )
+
+
+def _residual_numbers(curves: FittedCurves, domain: int) -> ResidualNumbers:
+    present = curves.present[:, domain]
+    columns = [column[present, domain] for column in curves.measured.columns]
+    losses, residuals = curves.measured.losses[present, domain], curves.residuals[present, domain]
+    return residual_numbers(columns, losses, residuals, unknowns=curves.law.size, sigma=float(curves.fit.sigma[domain]))
+
+
+def _floor(curves: FittedCurves, place: Budget) -> Float[np.ndarray, " domains"]:
+    """The loss that the fitted law tends to along its first column, NaN where it is flat: `exp(c) (1 - s/b - k q)`.
+
+    Under LRA annealing goes below E, so the area annealed at the budget is taken off it.
+    """
+    c, s, b, k = curves.parameters
+    _, *q = curves.law.inputs_at([place], curves.units)
+    floor = np.exp(c) * (1 - s / b - (k * q[0][0] if q else 0.0))
+    return np.where(curves.face == Face.FLAT, np.nan, floor)
 
 
 def effective_points(curves: FittedCurves, rho: Float[np.ndarray, " domains"], apart: np.ndarray) -> Points:

@@ -1,31 +1,27 @@
 """What can be wrong with a fitted curve and its target, each with its number, a verdict and what to do about it."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import stdtr
 
 from vtune_jax.fits.fitted import FittedCurves
 from vtune_jax.fits.head import Trimmed
 from vtune_jax.fits.laws.curve import Face, psi_on_host
 from vtune_jax.fits.laws.law import Diagnosis
+from vtune_jax.fits.residuals import ResidualNumbers, residual_judgements, weak_drop
 from vtune_jax.fits.solver import Status
 from vtune_jax.fits.verdicts import FAR_DECADES, TRUSTED, WIDEST_SHARE, Judgement, Verdict, number
 
-WEAK_DROP_SIGMAS = 3.0
 SHORT_RANGE_DECADES = {3: 0.7, 4: 0.5}
 WORST_CONDITION = {3: 1e4, 4: 1e5}
 """By the number of the law's parameters. Under LRA, points from the last seven eighths of a proxy span 0.7 decades of
 S1 and have a condition number under 2e4; points from its last three quarters span 0.4 and have over 5e4
 (`test_the_annealing_law_predicts_another_schedule`)."""
-OUTLIER_SIGMAS = 3.5
-"""Residuals beyond it are counted as outliers."""
-OUTLIER_CHANCE = 0.01
-"""A farthest residual less likely than this among normal ones earns a verdict."""
 FEW_POINTS = 3
 """Fewer points than this beyond the number of parameters earn a verdict."""
-NUMBERS_OF_TARGET = ("extrapolation_decades", "gap", "gap_to_current", "half_width_share")
+NUMBERS_OF_TARGET = ("extrapolation_decades", "gap", "gap_to_current", "above_floor", "half_width_share")
 """Fields of `Diagnostics` that say nothing if no budget was asked for."""
 
 
@@ -42,14 +38,16 @@ class Diagnostics(NamedTuple):
     face: Int[np.ndarray, " domains"]  # see `curve.Face`
     condition: Float[np.ndarray, " domains"]  # of G'G, G the slopes of the log model
     sigma: Float[np.ndarray, " domains"]  # robust spread of the log residuals
-    largest_residual: Float[np.ndarray, " domains"]  # in the deviations of `residual_sizes`
+    largest_residual: Float[np.ndarray, " domains"]  # in robust standard deviations, see `residuals.standardised`
     outlier_share: Float[np.ndarray, " domains"]  # share of the points beyond 3.5 such deviations
     outlier_chance: Float[np.ndarray, " domains"]  # chance that as many normal residuals hold one as large
+    replicate_spread: Float[np.ndarray, " domains"]  # standard deviation of log losses at one place
     status: Int[np.ndarray, " domains"]  # of the fit, see `solver.Status`
     autocorrelation: Float[np.ndarray, " domains"]  # of neighbouring residuals
     effective_points: Float[np.ndarray, " domains"]  # number of independent points that would tell as much
     gap: Float[np.ndarray, " domains"]  # initial loss minus target, nats
     gap_to_current: Float[np.ndarray, " domains"]  # current loss minus target, nats
+    above_floor: Float[np.ndarray, " domains"]  # target minus the law's limit for endless tokens, nats
     half_width_share: Float[np.ndarray, " domains"]  # half the interval over the gap; see `estimate_curves`
 
     def of_domain(self, domain: int) -> Diagnosis:
@@ -115,59 +113,41 @@ def autocorrelation(
     return np.array(correlations), np.array(counts)
 
 
-def residual_sizes(curves: FittedCurves) -> Float[np.ndarray, "points domains"]:
-    """Sizes of the residuals over their robust deviation: 1.4826 times the median of all but the smallest ones.
-
-    A robust fit goes nearly through as many points as the law has parameters. With few points these would make the
-    median of all residuals too small, so as many of the smallest residuals are left out of it.
-    """
-    sizes: Float[np.ndarray, "points domains"] = np.abs(curves.residuals)
-    for domain, present in enumerate(curves.present.T):
-        others = np.sort(sizes[present, domain])[curves.law.size :]
-        scale = 1.4826 * np.median(others) if len(others) else np.inf
-        # The floor keeps rounding errors from counting as outliers.
-        sizes[:, domain] /= max(scale, 1e-9)
-    return sizes
-
-
-def outlier_chance(
-    largest: Float[np.ndarray, " domains"], points: Int[np.ndarray, " domains"], law_parameters: int
-) -> Float[np.ndarray, " domains"]:
-    """Chance that the farthest of as many normal residuals is at least as far.
-
-    By Student's t, whose degrees of freedom are half those of the points, since a median is worth half its points.
-    """
-    freedom = np.maximum((points - law_parameters) / 2, 0.5)
-    return np.asarray(np.minimum(2 * points * stdtr(freedom, -largest), 1.0))
-
-
-def drop_sigmas(curves: FittedCurves) -> Float[np.ndarray, " domains"]:
-    """How far the fitted log loss falls from the first to the last point, in standard deviations of a point."""
-    logs = curves.points.log_loss[: len(curves.residuals), : curves.domains]
-    model = (logs - curves.residuals) * curves.present
-    high = np.where(curves.present, model, -np.inf).max(axis=0)
-    low = np.where(curves.present, model, np.inf).min(axis=0)
-    return np.asarray((high - low) / np.maximum(curves.fit.sigma, 1e-12))
-
-
 def judge(
     diagnostics: Diagnostics,
     domain: int,
     *,
+    numbers: ResidualNumbers,
+    names: Sequence[str],
     trimmed: Trimmed,
     target: float,
+    upper: float,
     initial: float,
     current: float,
     min_gap: float,
 ) -> tuple[Judgement, ...]:
-    """Every verdict that applies to a domain, worst first, each with its number and what to do."""
+    """Every verdict that applies to a domain, worst first, each with its number and what to do.
+
+    Args:
+        diagnostics: of all domains.
+        domain: which one is judged.
+        numbers: of its residuals.
+        names: of the law's columns.
+        trimmed: curves without their heads.
+        target: its predicted loss.
+        upper: of the target's interval.
+        initial: loss of the base model; NaN: unknown.
+        current: loss of the model as it is; NaN: unknown.
+        min_gap: nats that a usable target must lie below the initial loss.
+    """
     face = Face(diagnostics.face[domain])
     points, places = int(diagnostics.points[domain]), int(diagnostics.places[domain])
     unknowns = diagnostics.law_parameters
     counted = f"{points} points" if places == points else f"{points} points at {places} places"
     ahead, span = diagnostics.extrapolation_decades[domain], diagnostics.range_decades[domain]
     gap, share = diagnostics.gap[domain], diagnostics.half_width_share[domain]
-    condition, drop = diagnostics.condition[domain], diagnostics.drop_sigmas[domain]
+    condition = diagnostics.condition[domain]
+    below_floor = -diagnostics.above_floor[domain]
     judgements: list[Judgement] = []
 
     def note(applies: bool | np.bool_, verdict: Verdict, advice: str) -> None:
@@ -194,15 +174,26 @@ def judge(
         trimmed.refused[domain],
         Verdict.WARM_UP_HEAD,
         f"its first points do not obey the law of the rest, even with the first {trimmed.dropped[domain]} left out; "
-        "give points from after the warm-up",
+        "leave them out (--drop-head n), or give points from after the warm-up",
     )
     note(
-        places <= unknowns or (face != Face.FLAT and drop < WEAK_DROP_SIGMAS),
+        below_floor > upper - target,
+        Verdict.INTERVAL_BELOW_E,
+        f"its interval ends at {upper:.3f}, below {target + below_floor:.3f}, where its fitted law levels off: the "
+        "points do not obey the law; leave out the first ones (--drop-head) or those that are off",
+    )
+    note(
+        places <= unknowns,
         Verdict.UNDER_DETERMINED,
-        f"{counted} for {number(unknowns)} unknowns leave nothing to tell the law's error by; measure more"
-        if places <= unknowns
-        else f"its loss falls by only {drop:.1f} standard deviations of a point; measure over more tokens, or on more "
-        "held-out text",
+        f"{counted} for {number(unknowns)} unknowns leave nothing to tell the law's error by; measure more",
+    )
+    if places > unknowns and face != Face.FLAT and (weak := weak_drop(numbers)):
+        judgements.append(weak)
+    note(
+        0 < below_floor <= upper - target,
+        Verdict.TARGET_BELOW_E,
+        f"its target {target:.3f} lies below {target + below_floor:.3f}, where its fitted law levels off: the "
+        "points hardly tell where the fall ends; measure over more tokens",
     )
     note(
         share > WIDEST_SHARE,
@@ -234,12 +225,7 @@ def judge(
         Verdict.NOT_CONVERGED,
         "the search for its law ended before the gradient test held; the law's parameters are the best found",
     )
-    note(
-        diagnostics.outlier_chance[domain] < OUTLIER_CHANCE,
-        Verdict.OUTLIERS,
-        f"{diagnostics.outlier_share[domain]:.0%} of the points lie beyond {OUTLIER_SIGMAS} standard deviations, the "
-        f"farthest at {diagnostics.largest_residual[domain]:.0f}; look at them",
-    )
+    judgements += residual_judgements(numbers, names)
     note(
         diagnostics.autocorrelation[domain] > 1 / np.sqrt(places),
         Verdict.AUTOCORRELATED,

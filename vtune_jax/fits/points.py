@@ -1,6 +1,6 @@
 """Measured losses as the solver wants them: checked, sorted, and padded to few shapes."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -87,6 +87,35 @@ def checked_points(
         if fewest < least:
             raise ValueError(f"losses must have at least {least} different points in every domain, got {fewest}.")
     return Measured(tuple(inputs), losses, order)
+
+
+def best_of_place(
+    columns: Sequence[np.ndarray], losses: Float[np.ndarray, "points domains"]
+) -> Float[np.ndarray, "points domains"]:
+    """The least loss of each place, for tables that hold a sweep, of learning rates say; NaN in all other rows.
+
+    A place is what the columns say together: tokens, or model size and tokens. Of equal losses the first row stays.
+    Where runs differ by their seeds alone, keep them all: the least of several is too low by about their noise.
+
+    Args:
+        columns: what each point says beside its loss, each [points] or [points, domains].
+        losses: nats per token, NaN where there is no point.
+
+    Example:
+        >>> losses = best_of_place([np.array([1e6, 1e6, 2e6])], np.array([[3.2], [3.1], [2.9]]))
+        >>> losses.ravel().tolist()
+        [nan, 3.1, 2.9]
+    """
+    losses = np.array(losses, np.float64)
+    for domain, ours in enumerate(losses.T):
+        rows = np.flatnonzero(~np.isnan(ours))
+        of_domain = [column if column.ndim == 1 else column[:, domain] for column in map(np.asarray, columns)]
+        at = np.stack([column[rows] for column in of_domain])
+        _, place = np.unique(at, axis=1, return_inverse=True)
+        order = np.lexsort((rows, ours[rows], place.ravel()))
+        again = np.diff(place.ravel()[order], prepend=-1) == 0
+        losses[rows[order[again]], domain] = np.nan
+    return losses
 
 
 def _without_repeats(losses: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:

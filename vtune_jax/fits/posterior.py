@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from vtune_jax.fits.laws.curve import BETA_BOUNDS, psi
 from vtune_jax.fits.laws.form import Points, solve_symmetric, weighted_mean
-from vtune_jax.fits.solver import in_chunks
+from vtune_jax.fits.solver import chunk_of, in_chunks
 
 BETAS = 48
 _NODES, _FALL_NODES, _BISECTIONS = 16, 8, 40
@@ -84,7 +84,9 @@ def least_squares(points: Points) -> Float[Array, " lanes"]:
         least: Array = jax.lax.fori_loop(0, _ZOOMS, closer, start)[2]
         return least
 
-    return in_chunks(lambda part: jax.vmap(of_lane, in_axes=-1)(part), points, 64)
+    return in_chunks(
+        lambda part: jax.vmap(of_lane, in_axes=-1)(part), points, min(chunk_of(points.weight.shape[0]), 64)
+    )
 
 
 @jax.jit

@@ -15,6 +15,7 @@ from vtune_jax.errors import UserError
 from vtune_jax.fits.bootstrap import draw_cases
 from vtune_jax.fits.fitting import fit_law, fit_resamples
 from vtune_jax.fits.laws.law import Band, Budget, Diagnosis, Estimator, Law, Question
+from vtune_jax.fits.residuals import ResidualNumbers, residual_judgements, residual_numbers, weak_drop
 from vtune_jax.fits.solver import Status
 from vtune_jax.fits.verdicts import FAR_DECADES, TRUSTED, WIDEST_SHARE, Judgement, Judgements, Verdict, number
 
@@ -26,7 +27,7 @@ class ResampledEstimate(NamedTuple):
     fit: Any  # the law's own typed fit
     replicates: tuple[Any, ...]  # fits of the resampled points of each domain
     determined: tuple[bool, ...]  # whether the points can determine the law's parameters
-    counts: tuple[Diagnosis, ...]  # points and different values of each column
+    counts: tuple[Diagnosis, ...]  # points, different values of each column, and what the residuals say
     budget: Budget | None
     level: float  # of the intervals
     target: Float[np.ndarray, " domains"]
@@ -67,7 +68,7 @@ class ResampledEstimate(NamedTuple):
         )
 
     def diagnosis(self, domain: int) -> Diagnosis:
-        """Numbers of points, of different values in each column, and the spread of the residuals."""
+        """Numbers of points, of different values in each column, and of the residuals."""
         return {**self.counts[domain], "sigma": float(self.fit.sigma[domain])}
 
     def parameter_interval(self, domain: int, name: str) -> tuple[float, float]:
@@ -131,14 +132,19 @@ def estimate_by_resampling(
         unknown if values is None else np.asarray(values)
         for values in (question.initial_losses, question.current_losses)
     )
-    replicates, determined, bounds, last_seen, judgements = [], [], [], [], []
+    predicted = law.predict(fit, *columns)
+    replicates, determined, counts, bounds, last_seen, judgements = [], [], [], [], [], []
     for domain in range(domains):
         present = ~np.isnan(losses[:, domain])
         points = _Points(tuple(column[present, domain] for column in columns), losses[present, domain])
         cases = draw_cases(len(points.losses), question.replicates, seed=question.seed, different=law.size)
         replicates.append(fit_resamples(law, points.columns, points.losses, cases, delta=float(fit.delta[domain])))
+        numbers = _residual_numbers(law, points, predicted[present, domain], float(fit.sigma[domain]))
+        counts.append(_counts(law, points, numbers))
         notes = _undetermined(law, points, least_values)
         determined.append(not notes)
+        if not notes and (weak := weak_drop(numbers)):
+            notes.append(weak)
         if budget is None:
             bounds.append((np.nan, np.nan))
             last_seen.append(np.nan)
@@ -151,6 +157,7 @@ def estimate_by_resampling(
         if fit.status[domain] != Status.CONVERGED:
             ended = "the search ended before the gradient test held; the parameters are the best found"
             notes.append(Judgement(Verdict.NOT_CONVERGED, ended))
+        notes += residual_judgements(numbers, law.column_names)
         judgements.append(tuple(notes) or TRUSTED)
     lower, upper = np.array(bounds).T
     return ResampledEstimate(
@@ -158,7 +165,7 @@ def estimate_by_resampling(
         fit=fit,
         replicates=tuple(replicates),
         determined=tuple(determined),
-        counts=tuple(_counts(law, columns, losses, domain) for domain in range(domains)),
+        counts=tuple(counts),
         budget=budget,
         level=level,
         target=target,
@@ -189,13 +196,26 @@ def _like(column: np.ndarray, losses: np.ndarray) -> np.ndarray:
     return np.broadcast_to(column[:, None] if column.ndim == 1 else column, losses.shape)
 
 
-def _counts(law: Law[Any], columns: Sequence[np.ndarray], losses: np.ndarray, domain: int) -> Diagnosis:
-    present = ~np.isnan(losses[:, domain])
+def _residual_numbers(law: Law[Any], points: _Points, predicted: np.ndarray, sigma: float) -> ResidualNumbers:
+    residuals = np.log(points.losses) - np.log(predicted)
+    return residual_numbers(points.columns, points.losses, residuals, unknowns=law.size, sigma=sigma)
+
+
+def _counts(law: Law[Any], points: _Points, numbers: ResidualNumbers) -> Diagnosis:
     values = {
-        f"{column.noun.replace(' ', '_')}s": len(np.unique(values[present, domain]))
-        for column, values in zip(law.columns, columns, strict=True)
+        f"{column.noun.replace(' ', '_')}s": len(np.unique(values))
+        for column, values in zip(law.columns, points.columns, strict=True)
     }
-    return {"points": int(present.sum()), **values}
+    spread = numbers.replicate_spread
+    return {
+        "points": numbers.points,
+        **values,
+        "drop_sigmas": numbers.drop,
+        "largest_residual": numbers.largest,
+        "outlier_share": numbers.outliers / numbers.points,
+        "outlier_chance": numbers.chance,
+        "replicate_spread": spread if np.isfinite(spread) else None,
+    }
 
 
 def _undetermined(law: Law[Any], points: _Points, least_values: int) -> list[Judgement]:

@@ -13,13 +13,16 @@ class Verdict(enum.StrEnum):
     NOT_BELOW_INITIAL = "target not below initial"
     NOT_BELOW_CURRENT = "target not below current"
     WARM_UP_HEAD = "warm-up head"
+    INTERVAL_BELOW_E = "interval below E"
     UNDER_DETERMINED = "under-determined"
+    TARGET_BELOW_E = "target below E"
     TOO_WIDE = "too wide for a velocity"
     TOO_FAR = "extrapolates too far"
     BACKWARDS = "extrapolates backwards"
     CURVATURE = "curvature unresolved"
     NOT_CONVERGED = "not converged"
     OUTLIERS = "outliers"
+    REPLICATES = "runs of one place differ"
     AUTOCORRELATED = "autocorrelated"
     FEW_POINTS = "few points"
     TRUSTWORTHY = "trustworthy"
@@ -36,12 +39,28 @@ Judgements = tuple[tuple[Judgement, ...], ...]
 """Per domain all that apply, worst first; never empty."""
 TRUSTED = (Judgement(Verdict.TRUSTWORTHY, ""),)
 """Of a domain that nothing is wrong with."""
-UNUSABLE = frozenset({Verdict.RISING, Verdict.NOT_BELOW_INITIAL, Verdict.NOT_BELOW_CURRENT, Verdict.WARM_UP_HEAD})
+UNUSABLE = frozenset(
+    {
+        Verdict.RISING,
+        Verdict.NOT_BELOW_INITIAL,
+        Verdict.NOT_BELOW_CURRENT,
+        Verdict.WARM_UP_HEAD,
+        Verdict.INTERVAL_BELOW_E,
+    }
+)
 """Verdicts under which a target must not enter a velocity."""
-DOUBTFUL = frozenset({Verdict.UNDER_DETERMINED, Verdict.TOO_WIDE, Verdict.TOO_FAR})
+DOUBTFUL = frozenset({Verdict.UNDER_DETERMINED, Verdict.TARGET_BELOW_E, Verdict.TOO_WIDE, Verdict.TOO_FAR})
 """Verdicts under which a strict policy keeps a target out too."""
 OF_TARGET = frozenset(
-    {Verdict.NOT_BELOW_INITIAL, Verdict.NOT_BELOW_CURRENT, Verdict.TOO_WIDE, Verdict.TOO_FAR, Verdict.BACKWARDS}
+    {
+        Verdict.NOT_BELOW_INITIAL,
+        Verdict.NOT_BELOW_CURRENT,
+        Verdict.INTERVAL_BELOW_E,
+        Verdict.TARGET_BELOW_E,
+        Verdict.TOO_WIDE,
+        Verdict.TOO_FAR,
+        Verdict.BACKWARDS,
+    }
 )
 """Verdicts about the target, which say nothing if no budget was asked for."""
 FAR_DECADES, WIDEST_SHARE = 1.0, 0.25
