@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vtune_jax.errors import disk_is_full
-from vtune_jax.machine.files import replacing, sha256, write_whole, written_whole
+from vtune_jax.machine.files import replacing, sha256, user_path, write_whole, written_whole
 
 
 def test_a_failed_writer_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -73,6 +73,13 @@ def test_two_processes_may_write_one_file_and_what_a_dead_one_left_is_removed(tm
         assert path.read_text() == "another's"
     assert path.read_text() == "ours"
     assert sorted(tmp_path.iterdir()) == sorted([path, living])
+
+
+def test_a_path_with_a_tilde_is_one_whatever_follows(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert user_path("~/texts") == Path("/home/somebody/texts")
+    for odd in ("~nobody-of-this-name/x", "~\0x"):
+        assert user_path(odd) == Path(odd)
 
 
 def test_the_hash_is_of_the_content(tmp_path):

@@ -83,7 +83,7 @@ def user_path(text: str) -> Path:
     path = Path(text)
     try:
         return path.expanduser()
-    except RuntimeError:  # there is no such user
+    except (RuntimeError, ValueError):  # there is no such user, and cannot be
         return path
 
 
