@@ -15,7 +15,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         description="Fits a scaling law to a CSV file with columns tokens, loss and, if wanted, domain, params, run. "
         "Common other names are understood, N and D among them, and so is a tracker's export with a column of losses "
         "for each run.",
-        epilog="examples: vtune-jax fit points.csv --predict 1e9 --initial 3.2; vtune-jax fit export.csv "
+        epilog="example: vtune-jax fit points.csv --predict 1e9 --initial 3.2; vtune-jax fit export.csv "
         "--tokens-per-step 524288; vtune-jax fit sweep.csv --law LND --columns loss=final_ce --best-of-place",
     )
     fit.add_argument("points", type=Path, help="CSV file; a law needs its own columns; run: any label")
