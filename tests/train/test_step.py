@@ -36,7 +36,7 @@ def test_one_step_is_adamw_on_the_mean_loss():
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(before.params)
     # Warm-up is one of twenty steps, so the first step has the whole rate.
-    matrices = jax.tree.map(lambda leaf: leaf.ndim > 1, before.params)
+    matrices = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key != "scale", before.params)
     adamw = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(1e-2, b1=0.9, b2=0.95, weight_decay=0.1, mask=matrices)
     )

@@ -1,105 +1,92 @@
-"""A Llama-style decoder in flax NNX, used functionally: `build` splits it once into a pure function and plain params.
+"""One decoder for the families of published models, in flax NNX, used functionally: `build` splits it once.
 
-Pre-norm RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or untied head.
+Pre-norm residual blocks of causal attention and an MLP. Which norm, which MLP, where biases stand and how positions
+turn is said by the config, see `decoder_config`; which published model is which config, by `checkpoints.families`.
+
+The layers' parameters are stacked, [layers, ...], and one layer's program is scanned over them, so that compile time
+does not grow with depth.
+
 Sources: Touvron et al. 2023, arXiv:2302.13971; Ainslie et al. 2023, arXiv:2305.13245; Shazeer 2020, arXiv:2002.05202;
-Su et al. 2021, arXiv:2104.09864.
+Black et al. 2022, arXiv:2204.06745 (parallel blocks); Jiang et al. 2023, arXiv:2310.06825 (windows).
 """
 
-import dataclasses
-from typing import Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from vtune_jax.core.checks import MOST, assert_within
-from vtune_jax.models.model import Family, Model, losses_from_logits
+from vtune_jax.models.decoder_config import DecoderConfig
+from vtune_jax.models.model import Axes, Family, Model, losses_from_logits
+from vtune_jax.models.rotary import frequencies, rotate
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """The shape of the model; the vocabulary comes from the tokenizer."""
-
-    name: Literal["decoder"] = "decoder"
-    layers: int = 4
-    width: int = 128  # of the residual stream
-    heads: int = 4
-    key_value_heads: int = 2  # divides heads; equal to heads is plain multi-head attention
-    hidden: int = 352  # of the SwiGLU
-    tied_head: bool = True  # one matrix for embedding and logits
-    rope_theta: float = 10_000.0
-    norm_epsilon: float = 1e-5
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32
-
-    def __post_init__(self) -> None:
-        for field in ("layers", "width", "heads", "key_value_heads", "hidden"):
-            assert_within(1, MOST, **{field: getattr(self, field)})
-        assert_within(1.0, rope_theta=self.rope_theta)
-        assert_within(0.0, 1.0, norm_epsilon=self.norm_epsilon)
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width must be a multiple of 2 * heads = {2 * self.heads}, got {self.width}")
-        if self.heads % self.key_value_heads:
-            raise ValueError(f"key_value_heads must divide heads = {self.heads}, got {self.key_value_heads}")
-
-    def parameters(self, vocabulary: int) -> int:
-        """Number of parameters, embedding included."""
-        head_width = self.width // self.heads
-        attention = self.width * head_width * 2 * (self.heads + self.key_value_heads)
-        block = attention + 3 * self.width * self.hidden + 2 * self.width
-        return self.layers * block + self.width + vocabulary * self.width * (1 if self.tied_head else 2)
-
-    def flops_per_token(self, vocabulary: int, sequence: int) -> int:
-        """Of one training step, forward and backward: 6 per weight used in a product, and the attention scores.
-
-        The embedding is a lookup and costs nothing, the head is a product; scores count causal pairs once.
-        """
-        embedding = vocabulary * self.width * (0 if self.tied_head else 1)
-        products = self.parameters(vocabulary) - embedding - (2 * self.layers + 1) * self.width
-        return 6 * (products + self.layers * self.width * sequence)
+AXES = {
+    "embedding": ("vocabulary", "width"),
+    "head": ("width", "vocabulary"),
+    "query": ("width", "heads"),
+    "key": ("width", "key_value_heads"),
+    "value": ("width", "key_value_heads"),
+    "out": ("heads", "width"),
+    "gate": ("width", "hidden"),
+    "up": ("width", "hidden"),
+    "down": ("hidden", "width"),
+}
+"""Logical axes of the matrices by name, which `machine.mesh` gives to the axes of a mesh. A bias has its matrix' last
+axis, a norm's scale none; the parameters of blocks have `layers` in front."""
 
 
 class Decoder(nnx.Module):
     """Tokens to next-token logits."""
 
     def __init__(self, config: DecoderConfig, vocabulary: int, rngs: nnx.Rngs) -> None:
-        self.dtype = jnp.dtype(config.dtype)
-        self.embedding = nnx.Param(_normal(rngs, (vocabulary, config.width), 0.02))
-        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.layers)])
-        self.norm = RMSNorm(config)
-        self.head = None if config.tied_head else nnx.Param(_normal(rngs, (config.width, vocabulary), 0.02))
+        rows = config.embedded(vocabulary)
+        self.config = config
+        self.embedding = nnx.Param(_normal(rngs, (rows, config.width), 0.02))
+        keys = jax.random.split(rngs.params(), config.layers)
+        self.blocks = nnx.vmap(lambda key: Block(config, nnx.Rngs(params=key)))(keys)
+        self.norm = Norm(config, config.width)
+        self.head = None if config.tied_head else nnx.Param(_normal(rngs, (config.width, rows), 0.02))
 
-    def __call__(
+    def hidden(
         self,
         tokens: Int[Array, "rows tokens"],
         segments: Int[Array, "rows tokens"] | None = None,
         positions: Int[Array, "rows tokens"] | None = None,
-    ) -> Float[Array, "rows tokens vocab"]:
-        """Place t sees places 0..t, of its own segment only if segments are given.
+    ) -> Float[Array, "rows tokens width"]:
+        """What the head reads. Place t sees places 0..t, of its own segment only if segments are given.
 
         Args:
             tokens: inputs.
             segments: number of the document that each place belongs to.
             positions: of each place in its document; None counts from the row's beginning.
         """
-        hidden = self.embedding[...][tokens].astype(self.dtype)
+        hidden = self.embedding[...][tokens].astype(self.config.dtype)
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None]
         same = None if segments is None else (segments[:, None, :, None] == segments[:, None, None, :])
-        for block in self.blocks:
-            hidden = block(hidden, positions, same)
+        graph, layers = nnx.split(self.blocks)
+
+        def block(hidden: Array, layer: Any) -> tuple[Array, None]:
+            return nnx.merge(graph, layer)(hidden, positions, same), None
+
+        return self.norm(jax.lax.scan(_remat(self.config, block), hidden, layers)[0])
+
+    def projection(self) -> Float[Array, "width vocab"]:
+        """From what the head reads to logits."""
         head = self.embedding[...].T if self.head is None else self.head[...]
-        return self.norm(hidden) @ head.astype(self.dtype)
+        return head.astype(self.config.dtype)
 
 
 class Block(nnx.Module):
-    """Attention and SwiGLU, each behind a norm and added to the residual stream."""
+    """Attention and an MLP, each behind a norm and added to the residual stream, in turn or both at once."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs) -> None:
-        self.attention_norm = RMSNorm(config)
+        self.parallel = config.parallel
+        self.attention_norm = Norm(config, config.width)
         self.attention = Attention(config, rngs)
-        self.mlp_norm = RMSNorm(config)
-        self.mlp = SwiGLU(config, rngs)
+        self.mlp_norm = Norm(config, config.width)
+        self.mlp = MLP(config, rngs)
 
     def __call__(
         self,
@@ -108,38 +95,56 @@ class Block(nnx.Module):
         same: Bool[Array, "rows 1 tokens tokens"] | None,
     ) -> Float[Array, "rows tokens width"]:
         """One layer."""
-        hidden = hidden + self.attention(self.attention_norm(hidden), positions, same)
-        return hidden + self.mlp(self.mlp_norm(hidden))
+        attended = hidden + self.attention(self.attention_norm(hidden), positions, same)
+        return attended + self.mlp(self.mlp_norm(hidden if self.parallel else attended))
 
 
-class RMSNorm(nnx.Module):
-    """`x / rms(x) * scale`, computed in float32."""
+class Norm(nnx.Module):
+    """`x / rms(x) * scale`, or `(x - mean(x)) / std(x) * scale + bias`; computed in float32."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, width: int) -> None:
         self.epsilon = config.norm_epsilon
-        self.scale = nnx.Param(jnp.ones(config.width))
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width)) if config.norm == "layer" else None
 
     def __call__(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         """Keeps the dtype."""
         wide = hidden.astype(jnp.float32)
+        if self.bias is not None:
+            wide = wide - wide.mean(axis=-1, keepdims=True)
         inverse = jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.epsilon)
-        return (wide * inverse * self.scale[...]).astype(hidden.dtype)
+        scaled = wide * inverse * self.scale[...]
+        return (scaled if self.bias is None else scaled + self.bias[...]).astype(hidden.dtype)
+
+
+class Linear(nnx.Module):
+    """`x @ matrix + bias`, in the dtype of x."""
+
+    def __init__(self, rngs: nnx.Rngs, shape: tuple[int, int], spread: float, bias: bool) -> None:
+        self.matrix = nnx.Param(_normal(rngs, shape, spread))
+        self.bias = nnx.Param(jnp.zeros(shape[1])) if bias else None
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        """Applied to each place by itself."""
+        product = x @ self.matrix[...].astype(x.dtype)
+        return product if self.bias is None else product + self.bias[...].astype(x.dtype)
 
 
 class Attention(nnx.Module):
     """Causal grouped-query attention with rotary positions."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs) -> None:
-        head_width = config.width // config.heads
-        self.theta = config.rope_theta
-        spread = config.width**-0.5
-        kv = (config.width, config.key_value_heads, head_width)
-        self.query = nnx.Param(_normal(rngs, (config.width, config.heads, head_width), spread))
-        self.key = nnx.Param(_normal(rngs, kv, spread))
-        self.value = nnx.Param(_normal(rngs, kv, spread))
-        self.out = nnx.Param(
-            _normal(rngs, (config.heads, head_width, config.width), spread * (2 * config.layers) ** -0.5)
-        )
+        self.config = config
+        width, spread = config.width, config.width**-0.5
+        inner, kv = config.heads * config.of_head, config.key_value_heads * config.of_head
+        biased = config.attention_bias != "none"
+        self.query = Linear(rngs, (width, inner), spread, biased)
+        self.key = Linear(rngs, (width, kv), spread, biased)
+        self.value = Linear(rngs, (width, kv), spread, biased)
+        last = inner**-0.5 * (2 * config.layers) ** -0.5
+        self.out = Linear(rngs, (inner, width), last, config.attention_bias == "all")
+        self.query_norm = Norm(config, config.of_head) if config.query_key_norm else None
+        self.key_norm = Norm(config, config.of_head) if config.query_key_norm else None
 
     def __call__(
         self,
@@ -148,48 +153,64 @@ class Attention(nnx.Module):
         same: Bool[Array, "rows 1 tokens tokens"] | None,
     ) -> Float[Array, "rows tokens width"]:
         """Query head h reads key-value head `h // (heads / key_value_heads)`; `same` tells segments apart."""
+        config = self.config
+        radians = frequencies(config.turning, config.rope_theta, config.rope_scaling)
         query, key, value = (
-            jnp.einsum("btw,wnh->btnh", hidden, weight[...].astype(hidden.dtype))
-            for weight in (self.query, self.key, self.value)
+            project(hidden).reshape(*hidden.shape[:2], -1, config.of_head)
+            for project in (self.query, self.key, self.value)
         )
-        query, key = (rotate(heads, positions, self.theta) for heads in (query, key))
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=same, is_causal=True)
-        return jnp.einsum("btnh,nhw->btw", mixed, self.out[...].astype(hidden.dtype))
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key = (rotate(heads, positions, radians) for heads in (query, key))
+        window = (config.window - 1, 0) if config.window else None
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=same, is_causal=True, local_window_size=window)
+        return self.out(mixed.reshape(*hidden.shape[:2], -1))
 
 
-class SwiGLU(nnx.Module):
-    """`down(silu(gate x) * up x)`."""
+class MLP(nnx.Module):
+    """`down(silu(gate x) * up x)`, or `down(gelu(up x))`."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs) -> None:
-        wide = (config.width, config.hidden)
-        self.gate = nnx.Param(_normal(rngs, wide, config.width**-0.5))
-        self.up = nnx.Param(_normal(rngs, wide, config.width**-0.5))
-        spread = (config.hidden * 2 * config.layers) ** -0.5
-        self.down = nnx.Param(_normal(rngs, (config.hidden, config.width), spread))
+        self.kind = config.mlp
+        wide, spread, bias = (config.width, config.hidden), config.width**-0.5, config.mlp_bias
+        self.gate = Linear(rngs, wide, spread, bias) if config.gated else None
+        self.up = Linear(rngs, wide, spread, bias)
+        self.down = Linear(rngs, (config.hidden, config.width), (config.hidden * 2 * config.layers) ** -0.5, bias)
 
     def __call__(self, hidden: Float[Array, "rows tokens width"]) -> Float[Array, "rows tokens width"]:
-        """Applied to each token by itself."""
-        gate, up, down = (weight[...].astype(hidden.dtype) for weight in (self.gate, self.up, self.down))
-        return (jax.nn.silu(hidden @ gate) * (hidden @ up)) @ down
-
-
-def rotate(
-    heads: Float[Array, "rows tokens heads width"], positions: Int[Array, "#rows tokens"], theta: float
-) -> Float[Array, "rows tokens heads width"]:
-    """Rotary positions: the pair (x_i, x_{i + width/2}) turns by `position * theta**(-2 i / width)`.
-
-    Halves are paired, as in Llama's published checkpoints, not neighbours as in the paper.
-    """
-    half = heads.shape[-1] // 2
-    angle = positions[..., None] * theta ** (-jnp.arange(half) / half)
-    cosine, sine = jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
-    first, second = heads[..., :half].astype(jnp.float32), heads[..., half:].astype(jnp.float32)
-    turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
-    return turned.astype(heads.dtype)
+        """Applied to each place by itself."""
+        if self.gate is not None:
+            return self.down(jax.nn.silu(self.gate(hidden)) * self.up(hidden))
+        return self.down(jax.nn.gelu(self.up(hidden), approximate=self.kind == "gelu_tanh"))
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], spread: float) -> Float[Array, "..."]:
     return spread * jax.random.normal(rngs.params(), shape)
+
+
+def _remat(config: DecoderConfig, block: Any) -> Any:
+    if config.remat == "none":
+        return block
+    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "products" else None
+    return jax.checkpoint(block, policy=saved)
+
+
+def axes_of(params: PyTree) -> PyTree:
+    """The logical axes of each parameter; None is an axis that is never split."""
+
+    def of_leaf(path: tuple[Any, ...], leaf: Any) -> Axes:
+        names = [part.key for part in path]
+        front = ("layers",) if names[0] == "blocks" else ()
+        known = [AXES[name] for name in names if name in AXES]
+        own = known[-1][-(leaf.ndim - len(front)) :] if known else (None,) * (leaf.ndim - len(front))
+        return Axes((*front, *own))
+
+    return jax.tree_util.tree_map_with_path(of_leaf, params)
+
+
+def decayed(params: PyTree) -> PyTree:
+    """True for matrices; the scales and biases of stacked layers are no matrices, whatever their shape."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: path[-1].key in ("matrix", "embedding", "head"), params)
 
 
 def build_decoder(config: DecoderConfig, vocabulary: int) -> Model:
@@ -201,6 +222,11 @@ def build_decoder(config: DecoderConfig, vocabulary: int) -> Model:
         key = jax.random.key(seed)
         return nnx.to_pure_dict(nnx.state(Decoder(config, vocabulary, nnx.Rngs(key)), nnx.Param))
 
+    def merged(params: PyTree) -> Decoder:
+        state = jax.tree.map(lambda leaf: leaf, abstract)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graph, state)
+
     @jax.jit
     def logits(
         params: PyTree,
@@ -208,11 +234,18 @@ def build_decoder(config: DecoderConfig, vocabulary: int) -> Model:
         segments: Int[Array, "rows tokens"] | None = None,
         positions: Int[Array, "rows tokens"] | None = None,
     ) -> Float[Array, "rows tokens vocab"]:
-        state = jax.tree.map(lambda leaf: leaf, abstract)
-        nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graph, state)(tokens, segments, positions)
+        decoder = merged(params)
+        return decoder.hidden(tokens, segments, positions) @ decoder.projection()
 
-    return Model(config=config, vocabulary=vocabulary, init=init, logits=logits, losses=losses_from_logits(logits))
+    return Model(
+        config=config,
+        vocabulary=vocabulary,
+        init=init,
+        logits=logits,
+        losses=losses_from_logits(logits),
+        axes=axes_of,
+        decayed=decayed,
+    )
 
 
 FAMILY = Family(config=DecoderConfig, build=build_decoder)

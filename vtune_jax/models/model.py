@@ -1,5 +1,6 @@
 """What a model is to everybody else: a record of pure functions of plain parameters, and the batch they read."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -46,6 +47,23 @@ class ModelConfig(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """The logical axes of one parameter, a leaf of a tree like the parameters'; None is an axis never to be split."""
+
+    names: tuple[str | None, ...]
+
+
+def unsplit(params: PyTree) -> PyTree:
+    """Axes of parameters that every device holds whole."""
+    return jax.tree.map(lambda leaf: Axes((None,) * leaf.ndim), params)
+
+
+def matrices(params: PyTree) -> PyTree:
+    """True for parameters of two axes or more."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
 class Model(NamedTuple):
     """A model as pure functions of plain parameters. Every loss in training and evaluation is its `losses`."""
 
@@ -54,6 +72,8 @@ class Model(NamedTuple):
     init: Callable[[int], PyTree]  # seed -> params, nested dicts and lists of arrays
     logits: Logits
     losses: Losses
+    axes: Callable[[PyTree], PyTree] = unsplit  # params or their shapes -> `Axes` of each
+    decayed: Callable[[PyTree], PyTree] = matrices  # params -> which of them weight decay shrinks
 
     def template(self) -> PyTree:
         """Shapes and dtypes of the parameters, as `jax.ShapeDtypeStruct`; nothing is computed."""

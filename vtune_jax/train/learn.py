@@ -65,7 +65,9 @@ def learn(
         return mean_nats(nats, counted, weight), (nats, counted)
 
     (_, (nats, counted)), gradient = jax.value_and_grad(batch_loss, has_aux=True)(learner.params)
-    params, memory, rate = descend(numbers, gradient, learner.params, learner.optimizer, step, horizon)
+    params, memory, rate = descend(
+        numbers, gradient, learner.params, learner.optimizer, step, horizon, decayed=model.decayed
+    )
     sums = domain_sums(nats, counted, batch["domain"], domains)
     loss = sums.nats.sum() / sums.tokens.sum()
     return LearnState(params, memory), Learned(loss, optax.tree.norm(gradient), rate, sums, nats, counted)

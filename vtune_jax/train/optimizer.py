@@ -1,14 +1,15 @@
 """The optimiser and its learning-rate schedule, with the run's length as a traced value."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from vtune_jax.core.checks import assert_within
+from vtune_jax.models.model import matrices
 
 
 class OptimizerNumbers(NamedTuple):
@@ -50,24 +51,28 @@ class OptimizerConfig:
         return OptimizerNumbers(**{name: jnp.asarray(getattr(self, name), jnp.float32) for name in fields})
 
 
-def descent(numbers: OptimizerNumbers) -> optax.GradientTransformation:
+def descent(numbers: OptimizerNumbers, decayed: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
     """Gradient to descent direction, which is to be multiplied by the learning rate.
 
     Built inside the step from traced numbers, which the transformations only compute with; `init` uses none of them, so
     that the memory holds moments alone. `optax.inject_hyperparams` would keep the numbers in that memory, where a
     checkpoint brought back old ones in place of the config's.
+
+    Args:
+        numbers: of the optimiser.
+        decayed: parameters to which of them decay, see `Model.decayed`.
     """
     return optax.chain(
         optax.clip_by_global_norm(numbers.clip_norm),
         optax.scale_by_adam(b1=numbers.beta1, b2=numbers.beta2),
-        optax.add_decayed_weights(numbers.weight_decay, mask=_matrices),
+        optax.add_decayed_weights(numbers.weight_decay, mask=decayed),
         optax.scale(-1.0),
     )
 
 
 def fresh_memory(params: PyTree) -> optax.OptState:
     """The optimiser's memory before the first step."""
-    return descent(OptimizerConfig().numbers()).init(params)
+    return descent(OptimizerConfig().numbers(), matrices).init(params)
 
 
 def learning_rate(numbers: OptimizerNumbers, step: Int[Array, ""], horizon: Int[Array, ""]) -> Float[Array, ""]:
@@ -95,6 +100,8 @@ def descend(
     memory: optax.OptState,
     step: Int[Array, ""],
     horizon: Int[Array, ""],
+    *,
+    decayed: Callable[[PyTree], PyTree] = matrices,
 ) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
     """One optimiser step: parameters, the optimiser's memory, and the learning rate used.
 
@@ -105,11 +112,8 @@ def descend(
         memory: of the optimiser.
         step: index of this step.
         horizon: optimiser steps of the whole run.
+        decayed: parameters to which of them decay, see `Model.decayed`.
     """
     rate = learning_rate(numbers, step, horizon)
-    direction, memory = descent(numbers).update(gradient, memory, params)
+    direction, memory = descent(numbers, decayed).update(gradient, memory, params)
     return optax.apply_updates(params, optax.tree.scale(rate, direction)), memory, rate
-
-
-def _matrices(params: optax.Params) -> optax.Params:
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
