@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 from vtune_jax import fits, rules
-from vtune_jax.experiment.config import load
+from vtune_jax.experiment.load import load
 from vtune_jax.models import build
 
 config = load(Path("CONFIG"))

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.methods import methods_table
 from vtune_jax.cli import experiment
-from vtune_jax.experiment.config import load
+from vtune_jax.experiment.load import load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -238,12 +238,12 @@ def test_values_from_python_go_where_overrides_go(tmp_path):
 
 
 def test_every_config_in_the_repository_loads():
-    from vtune_jax.experiment import config
+    from vtune_jax.experiment.load import load
 
     paths = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
     assert paths
     for path in paths:
-        assert config.load(path).name == path.stem
+        assert load(path).name == path.stem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

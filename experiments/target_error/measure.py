@@ -18,7 +18,8 @@ import numpy as np
 
 from experiments.tables import ROOT
 from vtune_jax.core.targets import blank_targets
-from vtune_jax.experiment import config as experiment
+from vtune_jax.experiment.config import ExperimentConfig
+from vtune_jax.experiment.load import load
 from vtune_jax.machine.json_lines import JsonLines
 from vtune_jax.machine.memory import keep_freed_memory
 from vtune_jax.machine.progress import Progress
@@ -81,9 +82,9 @@ def measure(data: Path, setting: str, seed: int, folder: Path) -> dict:
     }
 
 
-def configured(data: Path, setting: str, seed: int) -> experiment.ExperimentConfig:
+def configured(data: Path, setting: str, seed: int) -> ExperimentConfig:
     """The experiment's config with the setting's corpora, by path."""
-    config = experiment.load(CONFIG, (f"seed={seed}",))
+    config = load(CONFIG, (f"seed={seed}",))
     corpus = config.corpus
     base = dataclasses.replace(corpus.base, source=str(data / corpus.base.source))
     domains = tuple(

@@ -13,7 +13,7 @@ from tests.report.made import made_results
 from tests.stages.experiment import write_experiment
 from vtune_jax.cli import experiment
 from vtune_jax.cli import main as cli
-from vtune_jax.experiment.config import load
+from vtune_jax.experiment.load import load
 from vtune_jax.machine.progress import Progress
 from vtune_jax.stages.pipeline import Pipeline
 from vtune_jax.stages.run_folder import configuration

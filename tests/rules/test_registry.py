@@ -82,7 +82,7 @@ def test_the_example_of_the_readme_is_a_method_once_its_file_lies_in_the_folder(
     program = (
         "import pathlib, sys\n"
         "from vtune_jax import rules\n"
-        "from vtune_jax.experiment.config import load\n"
+        "from vtune_jax.experiment.load import load\n"
         "entry = {entry.name: entry for entry in rules.METHODS}['loss_proportional']\n"
         "assert entry.config in rules.method_configs()\n"
         "overrides = ('arms=[{name=\"loss_proportional\", power=2.0, floor=0.01}]',)\n"

@@ -6,7 +6,7 @@ import pytest
 
 import vtune_jax
 from vtune_jax.errors import UserError
-from vtune_jax.experiment.config import load
+from vtune_jax.experiment.load import load
 
 
 def test_a_file_with_overrides_gives_the_results_of_the_command(small, store, tmp_path):

@@ -12,7 +12,7 @@ from vtune_jax import rules, settings
 from vtune_jax.core.filters import LocalLevel
 from vtune_jax.errors import UserError
 from vtune_jax.experiment.arms import Arm
-from vtune_jax.experiment.config import load
+from vtune_jax.experiment.load import load
 from vtune_jax.machine.progress import Progress
 from vtune_jax.stages.pipeline import Pipeline
 from vtune_jax.stages.train_arm import TrainedArm

@@ -92,7 +92,7 @@ def add_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _stage(options: argparse.Namespace) -> int:
     # Read by jax when it is imported: only its errors are of use to a user.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from vtune_jax.experiment import config as experiment
+    from vtune_jax.experiment.load import load
     from vtune_jax.machine.compiled import keep_compiled
     from vtune_jax.machine.memory import keep_freed_memory
     from vtune_jax.machine.progress import Progress
@@ -101,7 +101,7 @@ def _stage(options: argparse.Namespace) -> int:
 
     keep_freed_memory()
     keep_compiled()
-    config = experiment.load(options.config, _overrides(options))
+    config = load(options.config, _overrides(options))
     folder = options.run_folder or Path("runs") / config.name
     progress = Progress(silent=options.quiet)
     pipeline = Pipeline(
@@ -151,7 +151,7 @@ def _run(pipeline: "Pipeline", name: str, console: "Console") -> None:
 def _report(options: argparse.Namespace) -> int:
     """From the results alone: neither corpora nor stages are read, and nothing but the pages is written."""
     from vtune_jax.errors import UserError
-    from vtune_jax.experiment import config as experiment
+    from vtune_jax.experiment.load import load
     from vtune_jax.report.results import Results
     from vtune_jax.stages.pipeline import write_report
     from vtune_jax.stages.run_folder import RESULTS, configuration, with_results
@@ -165,7 +165,7 @@ def _report(options: argparse.Namespace) -> int:
         found = [options.config] if (options.config / RESULTS).exists() else with_results(options.config)
         folder = found[-1] if found else None
     else:
-        config = experiment.load(options.config, _overrides(options))
+        config = load(options.config, _overrides(options))
         folder = (options.run_folder or Path("runs") / config.name) / configuration(config)
     if folder is None or not (folder / RESULTS).exists():
         raise UserError(f"{folder or options.config} holds no results", "run `vtune-jax run CONFIG` to make them")

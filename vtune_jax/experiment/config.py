@@ -2,22 +2,18 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vtune_jax import settings
 from vtune_jax.core.checks import MOST, assert_within
-from vtune_jax.core.names import assert_name, name_from
+from vtune_jax.core.names import assert_name
 from vtune_jax.core.needs import Job, assert_known
 from vtune_jax.core.targets import make_targets
 from vtune_jax.data.corpora.config import CorpusConfig
 from vtune_jax.data.mixture.config import DataConfig, MixtureConfig
 from vtune_jax.experiment.arms import Arm
 from vtune_jax.fits.config import TargetsConfig
-from vtune_jax.machine.mesh import assert_devices
 from vtune_jax.models import DecoderConfig, ModelConfig, model_configs
 from vtune_jax.rules import Static, Velocitune
 from vtune_jax.train.evidence.registry import known_needs
@@ -27,14 +23,17 @@ from vtune_jax.train.optimizer import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """The base model: trained here on the base domain, or taken from an earlier run."""
+    """The base model: trained here on the base domain, taken from an earlier run, or somebody else's."""
 
     steps: int = 200
+    from_checkpoint: str = settings.bookkeeping("")  # folder of Hugging Face's format, or .gguf; its content counts
     from_run: str = ""  # run, or one configuration of it, whose base model is used; `steps` and `optimizer` are ignored
     optimizer: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:
         assert_within(1, MOST, steps=self.steps)
+        if self.from_run and self.from_checkpoint:
+            raise ValueError("from_run and from_checkpoint exclude each other: a model begins in one place")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,9 +162,3 @@ class ExperimentConfig:
     def arm_labels(self) -> tuple[str, ...]:
         """What each arm is called in files and tables."""
         return tuple(arm.name for arm in self.arms)
-
-
-def load(path: Path, overrides: tuple[str, ...] = (), *, values: Mapping[str, Any] | None = None) -> ExperimentConfig:
-    """Reads an experiment from TOML, see `settings.load`; `name` defaults to `name_from` that of the file."""
-    assert_devices()  # what a method says of a config is computed
-    return settings.load(ExperimentConfig, path, overrides, values=values, defaults={"name": name_from(path.stem)})

@@ -1,22 +1,28 @@
-"""The base model: trained on the base domain, or taken from an earlier run."""
+"""The base model: trained on the base domain, taken from an earlier run, or a published checkpoint."""
 
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from vtune_jax import settings
 from vtune_jax.core.targets import blank_targets
+from vtune_jax.data.mixture.config import DataConfig
 from vtune_jax.data.tokens.streams import Streams
 from vtune_jax.errors import UserError
+from vtune_jax.experiment.load import checkpoint_of
 from vtune_jax.machine.files import read_json, user_path, write_json
+from vtune_jax.machine.mesh import everywhere
+from vtune_jax.models.checkpoints import Checkpoint, load_params
 from vtune_jax.rules import Static
 from vtune_jax.stages.corpus import Corpus
 from vtune_jax.stages.run_folder import CONFIG, LATEST, STAGES, referenced_stages
 from vtune_jax.stages.session import Session, Tools
 from vtune_jax.stages.store import Finished
 from vtune_jax.stages.trainer import Recipe, Trainer, TrainingRun
+from vtune_jax.train.checkpoint import Checkpoints, canonical
 from vtune_jax.train.optimizer import OptimizerConfig
 
 ROLE = "base model"
@@ -33,6 +39,15 @@ class BaseModelInputs:
     steps: int
     seed: int
     streams: Streams = dataclasses.field(metadata={"bookkeeping": True})  # of the corpus, as the recipe reads it
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointInputs:
+    """What a base model depends on that somebody else has trained."""
+
+    content: tuple[str, ...]  # hashes of its files
+    recipe: Recipe
+    checkpoint: Checkpoint = dataclasses.field(metadata={"bookkeeping": True})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +69,20 @@ def base_model(session: Session, corpus: Corpus) -> BaseModel:
     if config.pretrain.from_run:
         stage = _of_run(user_path(config.pretrain.from_run), recipe)
         return BaseModel(session.refer(ROLE, stage), trainer)
+    if checkpoint := checkpoint_of(config):
+        content = tuple(session.store.hashed(file) for file in checkpoint.files)
+        # Of what training runs share, only the model and its tokenizer say what is read.
+        read = Recipe(
+            model=recipe.model,
+            vocabulary=recipe.vocabulary,
+            tokenizer=recipe.tokenizer,
+            data=DataConfig(),
+            interval=1,
+        )
+        published = CheckpointInputs(content, read, checkpoint)
+        purpose = f"{checkpoint.path.name}, {config.model.parameters(recipe.vocabulary):,} parameters"
+        stage = session.stage(ROLE, "checkpoint", published, _import, purpose=purpose, trains=False)
+        return BaseModel(stage, trainer)
     # It reads one domain at constant weights: of the mixture only the interval matters, at which losses are measured.
     alone = dataclasses.replace(recipe, lag=0, allocation="systematic")
     pretrain = config.pretrain
@@ -65,6 +94,12 @@ def base_model(session: Session, corpus: Corpus) -> BaseModel:
 def recipe_of(session: Session, corpus: Corpus) -> Recipe:
     """What all training runs of this experiment have in common."""
     config, mixture = session.config, session.config.mixture
+    most = getattr(config.model, "rows", 0)
+    if most and corpus.prepared.vocab_size > most:
+        raise UserError(
+            f"the tokenizer has {corpus.prepared.vocab_size:,} tokens, the checkpoint's embedding {most:,} rows",
+            "give the tokenizer that belongs to the checkpoint",
+        )
     return Recipe(
         model=config.model,
         vocabulary=corpus.prepared.vocab_size,
@@ -83,6 +118,15 @@ def _train(inputs: BaseModelInputs, folder: Path, tools: Tools) -> None:
     with tools.progress.bar(ROLE, inputs.steps) as tick:
         params = trainer.model.init(inputs.seed)
         trainer.train(run, folder, inputs.streams, params, blank_targets(np.ones(1)), tick=tick)
+    write_json(folder / FACTS, inputs.recipe.facts)
+
+
+def _import(inputs: CheckpointInputs, folder: Path, tools: Tools) -> None:
+    mesh = tools.trainer(inputs.recipe).mesh
+    params = load_params(inputs.checkpoint, place=lambda shapes: jax.tree.map(lambda leaf: everywhere(mesh), shapes))
+    kept = Checkpoints(folder / "params", keep=1)
+    kept.save(0, params, canonical(inputs.recipe.facts))
+    kept.close()
     write_json(folder / FACTS, inputs.recipe.facts)
 
 

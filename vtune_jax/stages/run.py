@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vtune_jax.experiment import config as experiment
+from vtune_jax.experiment.config import ExperimentConfig
+from vtune_jax.experiment.load import load
 from vtune_jax.machine.compiled import keep_compiled
 from vtune_jax.machine.memory import keep_freed_memory
 from vtune_jax.machine.progress import Progress
@@ -14,7 +15,7 @@ from vtune_jax.stages.pipeline import Pipeline
 
 
 def run(
-    config: experiment.ExperimentConfig | Path | str,
+    config: ExperimentConfig | Path | str,
     *,
     folder: Path | str | None,
     store: Path | str | None,
@@ -22,14 +23,14 @@ def run(
     overrides: Mapping[str, Any],
 ) -> Results:
     """See `vtune_jax.run`."""
-    if isinstance(config, experiment.ExperimentConfig):
+    if isinstance(config, ExperimentConfig):
         if overrides:
             raise ValueError(
                 f"overrides are for a config's file, got {sorted(overrides)}; use dataclasses.replace on a config."
             )
         resolved = config
     else:
-        resolved = experiment.load(Path(config), values={key.replace("__", "."): overrides[key] for key in overrides})
+        resolved = load(Path(config), values={key.replace("__", "."): overrides[key] for key in overrides})
     keep_freed_memory()
     keep_compiled()
     run_folder = Path("runs") / resolved.name if folder is None else Path(os.fspath(folder))

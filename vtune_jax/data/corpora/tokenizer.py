@@ -9,6 +9,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from vtune_jax.data.corpora.gguf_tokenizer import gguf_tokenizer, is_gguf
 from vtune_jax.data.corpora.long_texts import LONG, pieces
 from vtune_jax.errors import UserError
 
@@ -23,7 +24,7 @@ class TokenizerConfig:
     """A tokenizer to be trained on the corpus, or the file of an existing one."""
 
     vocab_size: int = 2048  # of a trained tokenizer: its tokens, the 256 bytes and the end-of-text token among them
-    file: str = ""  # path of an existing tokenizer.json; empty: a tokenizer is trained
+    file: str = ""  # path of an existing tokenizer.json, or of a .gguf; empty: a tokenizer is trained
     end_of_text: str = ""  # the token after each document in an existing tokenizer; empty: <|endoftext|>
     train_bytes: int = 64 << 20  # bytes of text that a tokenizer is trained on, at most
 
@@ -66,7 +67,9 @@ def load_tokenizer(path: Path, end: str = "") -> Tokenizer:
     if not path.is_file():
         raise UserError(f"there is no tokenizer {path}", "give the path of a tokenizer.json")
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        tokenizer = gguf_tokenizer(path) if is_gguf(path) else Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except UserError:
+        raise
     # The tokenizers library raises plain Exception whatever is wrong with the file.
     except Exception as error:
         raise UserError(f"{path} is no tokenizer ({error!s:.80})", "give a tokenizer.json") from error

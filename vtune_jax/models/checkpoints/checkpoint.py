@@ -45,6 +45,7 @@ class Checkpoint(NamedTuple):
     stored: str  # dtype of its tensors, in words
     tokenizer: Path | None  # of its tokenizer, for `data.corpora.tokenizer`
     end_of_text: str  # spelt as its tokenizer does; empty: it does not say
+    files: tuple[Path, ...]  # that it is made of, without its tokenizer
 
 
 def load_params(
@@ -75,9 +76,9 @@ def load_params(
         path = path_of(keys)
         where = places[path]
 
-        def piece(index: tuple[slice, ...]) -> Array:
+        def piece(index: Any) -> Array:  # a slice of each axis
             if not path.startswith(BLOCKS):
-                return _one(tensors, where, path, None, config, leaf.shape)[index].astype(dtype)
+                return np.asarray(_one(tensors, where, path, None, config, leaf.shape)[index], dtype)
             layers = range(*index[0].indices(leaf.shape[0]))
             sizes = [len(range(*part.indices(size))) for part, size in zip(index, leaf.shape, strict=True)]
             stacked = np.empty(sizes, dtype)

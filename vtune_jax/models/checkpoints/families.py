@@ -288,9 +288,7 @@ FAMILIES = (
         name="mistral",
         architecture="MistralForCausalLM",
         names=_LLAMA_NAMES,
-        config=lambda said: _llama_like(
-            said, theta=10_000.0, epsilon=1e-6, tied=False, window=_window(said, 4096)
-        ),
+        config=lambda said: _llama_like(said, theta=10_000.0, epsilon=1e-6, tied=False, window=_window(said, 4096)),
         json=lambda config: {**_llama_like_json(config), "sliding_window": config.window or None},
         says=_rms_swiglu,
     ),

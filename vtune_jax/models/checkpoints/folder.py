@@ -3,6 +3,7 @@
 Read without torch. Pickle files are refused: reading one runs whatever program it holds.
 """
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -48,7 +49,7 @@ def open_folder(folder: Path) -> Checkpoint:
     tensors = SafeTensors(folder)
     embedding = next(place.name for place in family.names.whole if "embedding" in place.ours)
     shape = tensors.shapes().get(embedding, ())
-    config = _with_rows(config, shape[0] if shape else int(said.get("vocab_size", 1)))
+    config = dataclasses.replace(config, rows=shape[0] if shape else int(said.get("vocab_size", 1)))
     tokenizer = folder / TOKENIZER
     return Checkpoint(
         path=folder,
@@ -59,13 +60,8 @@ def open_folder(folder: Path) -> Checkpoint:
         stored=tensors.stored,
         tokenizer=tokenizer if tokenizer.is_file() else None,
         end_of_text=_end_of_text(folder, said),
+        files=(folder / CONFIG, *_files(folder).values()),
     )
-
-
-def _with_rows(config: DecoderConfig, rows: int) -> DecoderConfig:
-    import dataclasses
-
-    return dataclasses.replace(config, rows=rows)
 
 
 class SafeTensors:
@@ -202,7 +198,12 @@ def export(
             shutil.copyfile(beside / name, folder / name)  # type: ignore[operator]
     leaves = {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(params)}
     places = family.names.places(leaves)
-    _write(folder, _tensors(leaves, places, config, jnp.dtype(dtype)), _sizes(leaves, places, jnp.dtype(dtype)), shard_bytes)
+    _write(
+        folder,
+        _tensors(leaves, places, config, jnp.dtype(dtype)),
+        _sizes(leaves, places, jnp.dtype(dtype)),
+        shard_bytes,
+    )
 
 
 def _tensors(
@@ -250,7 +251,7 @@ def _write(folder: Path, tensors: Iterator[tuple[str, Array]], total: int, shard
     if len(shards) == 1:
         (folder / shards[0][0]).rename(folder / WEIGHTS)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, (part, names) in enumerate(shards, start=1):
         final = f"model-{number:05}-of-{len(shards):05}.safetensors"
         (folder / part).rename(folder / final)

@@ -17,7 +17,7 @@ from vtune_jax.models.decoder_config import DecoderConfig, RotaryScaling
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 """Kinds of tensors that are read."""
 _LLAMA_3 = tuple(RotaryScaling(kind="llama3", factor=factor) for factor in (8.0, 32.0))
-"""Stretched frequencies stand in these files as a tensor of factors; these are the published ones, of Llama 3.1 and 3.2."""
+"""Stretched frequencies stand in these files as a tensor of factors; these are those of Llama 3.1 and 3.2."""
 
 
 def _halves(heads: Callable[[DecoderConfig], int]) -> Layout:
@@ -86,22 +86,21 @@ def open_gguf(path: Path) -> Checkpoint:
     """
     reader = _reader(path)
     said = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.")}
-    architecture = said.get("general.architecture")
+    architecture = str(said.get("general.architecture"))
     if architecture not in ARCHITECTURES:
-        raise UserError(
-            f"{path} holds a model of the kind {architecture!r}", f"give one of {', '.join(ARCHITECTURES)}"
-        )
+        raise UserError(f"{path} holds a model of the kind {architecture!r}", f"give one of {', '.join(ARCHITECTURES)}")
     names, fields = ARCHITECTURES[architecture]
     tensors = GGUFTensors(path, reader)
     return Checkpoint(
         path=path,
-        family=str(architecture),
-        config=_config(path, str(architecture), said, tensors, fields),
+        family=architecture,
+        config=_config(path, architecture, said, tensors, fields),
         names=names,
         tensors=tensors,
         stored=tensors.stored,
         tokenizer=path if "tokenizer.ggml.tokens" in reader.fields else None,
         end_of_text=_end_of_text(reader),
+        files=(path,),
     )
 
 
