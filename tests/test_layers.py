@@ -23,6 +23,7 @@ ROOMS = {
     "data.mixture": {"jax", "numpy", "jaxtyping", "grain"},
     "data": set(),
     "models": {"jax", "numpy", "jaxtyping", "flax", "safetensors", "gguf"},
+    "evals": {"jax", "numpy", "jaxtyping"},
     "train": {"jax", "numpy", "jaxtyping", "optax", "orbax"},
     "report": {"plotly", "matplotlib", "rich", "jinja2"},
     "experiment": {"numpy"},

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from vtune_jax import __version__
-from vtune_jax.cli import experiment, fit, runs
+from vtune_jax.cli import checkpoints, experiment, fit, runs
 from vtune_jax.errors import UserError, told_by_the_system
 
 USER_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
     experiment.add_parsers(verbs)
     runs.add_parser(verbs)
+    checkpoints.add_parsers(verbs)
     fit.add_parser(verbs)
     doctor = verbs.add_parser(
         "doctor",

@@ -156,7 +156,8 @@ def _one(
         found = np.empty(0)
     if found.shape != shape:
         raise UserError(
-            f"the tensor {name} has the shape {list(tensor.shape)}, which is no {path} of {list(shape)}",
+            f"the tensor {name} has the shape {list(tensor.shape)}, "
+            f"which is no {path.removeprefix(BLOCKS)} of {list(shape)}",
             "give a checkpoint whose config belongs to its tensors",
         )
     return found
