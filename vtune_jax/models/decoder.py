@@ -18,7 +18,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from vtune_jax.models.decoder_config import DecoderConfig
-from vtune_jax.models.model import Axes, Family, Model, losses_from_logits
+from vtune_jax.models.head import head_nats
+from vtune_jax.models.model import Axes, Family, Model, losses_from_nats
 from vtune_jax.models.rotary import frequencies, rotate
 
 AXES = {
@@ -237,12 +238,17 @@ def build_decoder(config: DecoderConfig, vocabulary: int) -> Model:
         decoder = merged(params)
         return decoder.hidden(tokens, segments, positions) @ decoder.projection()
 
+    @jax.jit
+    def nats(params: PyTree, labels: Int[Array, "rows tokens"], *inputs: Array) -> Float[Array, "rows tokens"]:
+        decoder = merged(params)
+        return head_nats(decoder.hidden(*inputs), decoder.projection(), labels)
+
     return Model(
         config=config,
         vocabulary=vocabulary,
         init=init,
         logits=logits,
-        losses=losses_from_logits(logits),
+        losses=losses_from_nats(nats),
         axes=axes_of,
         decayed=decayed,
     )

@@ -90,13 +90,21 @@ class Family(NamedTuple):
 def losses_from_logits(logits: Logits) -> Losses:
     """The cross entropy of every place's next token under the model's logits, in float32."""
 
+    def nats(params: PyTree, labels: Array, *inputs: Array) -> Array:
+        return token_nats(logits(params, *inputs), labels)
+
+    return losses_from_nats(nats)
+
+
+def losses_from_nats(nats: Callable[..., Float[Array, "rows places"]]) -> Losses:
+    """The loss of a batch, packed or not, by a function `(params, labels, tokens, segments=None, positions=None)`."""
+
     def losses(params: PyTree, batch: Batch) -> tuple[Float[Array, "rows places"], Bool[Array, "rows places"]]:
         if "labels" not in batch:
             tokens = jnp.asarray(batch["tokens"], jnp.int32)
-            nats = token_nats(logits(params, tokens[:, :-1]), tokens[:, 1:])
-            return nats, jnp.ones(nats.shape, bool)
+            found = nats(params, tokens[:, 1:], tokens[:, :-1])
+            return found, jnp.ones(found.shape, bool)
         inputs, labels = (jnp.asarray(batch[name], jnp.int32) for name in ("inputs", "labels"))
-        nats = token_nats(logits(params, inputs, batch["segments"], batch["positions"]), labels)
-        return nats, batch["segments"] > 0
+        return nats(params, labels, inputs, batch["segments"], batch["positions"]), batch["segments"] > 0
 
     return losses

@@ -40,7 +40,9 @@ def hand_on(run: Path, arm: str, folder: Path, *, dtype: str = "float32") -> str
         places = [run] if (run / CONFIG).exists() else configurations(run)
         if not places:
             raise UserError(f"{run} is no folder of a run", "give the folder that `vtune-jax run` has written")
-        known = sorted({name.removeprefix("arm ") for place in places for name in read_stages(place) if "arm " in name})
+        known = sorted(
+            {name.removeprefix("arm ") for place in places for name in read_stages(place) if name.startswith("arm ")}
+        )
         raise UserError(
             f"{run} holds no finished arm '{arm}'", f"give one of {', '.join([*known, BASE])}, after it is trained"
         )
