@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.methods import methods_table
+from experiments.parity.record import FOLDER
 from vtune_jax.cli import experiment
 from vtune_jax.experiment.load import load
 
@@ -67,11 +68,16 @@ def test_build_is_a_page_of_ten_minutes():
 
 
 def test_the_corpus_example_is_accepted(tmp_path):
-    example, targets = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)[:2]
+    example, published, targets = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)[:3]
     path = tmp_path / "own.toml"
     path.write_text(f'{example}\n{targets}\n[[arms]]\nname = "static"\n')
     config = load(path)
     assert [domain.name for domain in config.corpus.domains] == ["manuals", "tickets"]
+    # The model that is named there is not here; one of the same family is.
+    begins = published.replace("models/SmolLM2-135M", str(FOLDER / "llama"))
+    given = f'[corpus.tokenizer]\nfile = "{tmp_path}/tokenizer.json"\n'
+    path.write_text(f'{begins}\n{given}\n{example}\n[[arms]]\nname = "static"\n')
+    assert load(path).model.layers == 2
 
 
 def test_the_table_of_methods_is_current():
