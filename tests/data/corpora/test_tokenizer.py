@@ -93,18 +93,36 @@ def test_what_a_tokenizer_can_lose_is_known_from_its_file(tokenizer, unknown, wh
     assert knows_all_bytes(made) is whole
 
 
-def test_a_tokenizer_that_falls_back_to_bytes_loses_nothing(tmp_path):
+def pieces_of(names):
+    return models.BPE({name: place for place, name in enumerate(names)}, [], unk_token="<unk>", byte_fallback=True)
+
+
+def unigram_of(names):
+    return models.Unigram([(name, -float(place)) for place, name in enumerate(names)], 0, byte_fallback=True)
+
+
+@pytest.mark.parametrize("model", [pieces_of, unigram_of])
+def test_a_tokenizer_that_falls_back_to_bytes_loses_nothing(tmp_path, model):
     names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "a"]
-    vocabulary = {name: place for place, name in enumerate(names)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    tokenizer = Tokenizer(model(names))
     tokenizer.add_special_tokens([END_OF_TEXT])
     assert knows_all_bytes(tokenizer)
     ids, counts = tokens(saved(tokenizer, tmp_path / "t.json"), ["aä"])
     assert ids == [257, 1 + 0xC3, 1 + 0xA4, 258]
     assert counts.unknown == 0
     # Without one of the bytes there are texts that have no tokens.
-    del vocabulary["<0xA4>"]
-    assert not knows_all_bytes(Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True)))
+    assert not knows_all_bytes(Tokenizer(model([name for name in names if name != "<0xA4>"])))
+
+
+def test_a_unigram_tokenizer_without_bytes_has_an_unknown_token(tmp_path):
+    model = models.Unigram([("<unk>", 0.0), ("a", -1.0), ("ab", -1.5), ("b", -2.0)], 0)
+    tokenizer = Tokenizer(model)
+    tokenizer.add_special_tokens(["</s>"])
+    assert unknown_token(tokenizer) == 0
+    assert not knows_all_bytes(tokenizer)
+    ids, counts = tokens(saved(tokenizer, tmp_path / "t.json"), ["abaXb"], "</s>")
+    assert ids == [2, 1, 0, 3, 4]
+    assert counts.unknown == 1
 
 
 def test_lost_characters_and_unknown_tokens_are_counted(tmp_path):
