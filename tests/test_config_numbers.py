@@ -7,7 +7,7 @@ import pytest
 
 from vtune_jax import settings
 from vtune_jax.errors import UserError
-from vtune_jax.experiment import config
+from vtune_jax.experiment import load as loading
 from vtune_jax.rules import METHODS
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.toml"
@@ -18,7 +18,7 @@ SIGNED = {"lowest", "highest"}
 
 
 def load(*overrides, arm="static"):
-    return config.load(QUICKSTART, (*LONG, f'arms=[{{name="{arm}"}}]', *overrides))
+    return loading.load(QUICKSTART, (*LONG, f'arms=[{{name="{arm}"}}]', *overrides))
 
 
 def numbers(table, where=""):
@@ -78,7 +78,7 @@ def test_whatever_is_accepted_is_written_and_read_back_equal(text, tmp_path):
         accepted += 1
         path = tmp_path / f"{found.name}.toml"
         path.write_text(settings.dumps(found), encoding="utf-8")
-        assert config.load(path) == found
+        assert loading.load(path) == found
     assert accepted > 10
 
 

@@ -24,7 +24,7 @@ from vtune_jax.data.corpora.token_files import sides_of
 from vtune_jax.data.corpora.tokenizer import load_tokenizer, train_tokenizer, vocabulary_size
 from vtune_jax.data.tokens.array_record import write_records
 from vtune_jax.errors import UserError
-from vtune_jax.experiment import config
+from vtune_jax.experiment.load import load
 from vtune_jax.report.results import Results
 from vtune_jax.settings import as_plain, dumps
 
@@ -154,16 +154,16 @@ def paths(plain, where=()):
 @given(st.data())
 @fuzz
 def test_configs_with_values_of_any_kind(small, tmp_path, data):
-    plain = json.loads(json.dumps(as_plain(config.load(small))))
+    plain = json.loads(json.dumps(as_plain(load(small))))
     changes = {}
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.sampled_from(list(paths(plain))))
         changes[".".join(map(str, place))] = data.draw(VALUES)
     with one_line():
-        found = config.load(small, values=changes)
+        found = load(small, values=changes)
         path = tmp_path / "again.toml"
         path.write_text(dumps(found), encoding="utf-8")
-        assert config.load(path) == found
+        assert load(path) == found
 
 
 @given(edits=DAMAGED)
@@ -172,7 +172,7 @@ def test_configs_with_damaged_bytes(small, tmp_path, edits):
     path = tmp_path / "x.toml"
     path.write_bytes(edited(small.read_bytes(), edits))
     with one_line("x.toml"):
-        config.load(path)
+        load(path)
 
 
 @given(
@@ -183,7 +183,7 @@ def test_configs_with_damaged_bytes(small, tmp_path, edits):
 @fuzz
 def test_overrides_of_any_text(small, overrides):
     with one_line():
-        config.load(small, tuple(overrides))
+        load(small, tuple(overrides))
 
 
 @pytest.fixture(scope="module")

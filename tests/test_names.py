@@ -14,7 +14,7 @@ from tests.stages.experiment import write_experiment
 from vtune_jax.cli import main as cli
 from vtune_jax.core.names import LONGEST_NAME, assert_name, name_from
 from vtune_jax.errors import UserError
-from vtune_jax.experiment import config
+from vtune_jax.experiment.load import load
 
 PLACES = {"name": "name", "label": "arms.0.label", "domain": "corpus.domains.0.name"}
 NO_NAMES = ["../../x", "a/b", "a\\b", "..", ".hidden", "-option", "a b", "[red]a", "<b>", "a\nb", "a\0b", "é", "x" * 65]
@@ -24,7 +24,7 @@ NO_NAMES = ["../../x", "a/b", "a\\b", "..", ".hidden", "-option", "a b", "[red]a
 @pytest.mark.parametrize("text", NO_NAMES, ids=ascii)
 def test_what_is_no_name_is_refused_when_the_config_is_read(small, place, text):
     with pytest.raises(UserError, match=f"{place.rpartition('.')[2]} must"):
-        config.load(small, (f"{place}={_toml(text)}",))
+        load(small, (f"{place}={_toml(text)}",))
 
 
 def _toml(text):
@@ -55,7 +55,7 @@ def test_names_stay_as_they_are():
 def test_a_file_with_any_name_is_read(small, tmp_path):
     path = tmp_path / "Résumé [v2].toml"
     shutil.copy(small, path)
-    assert config.load(path).name == "R-sum-v2-"
+    assert load(path).name == "R-sum-v2-"
 
 
 def test_a_config_cannot_write_outside_its_run_folder(tmp_path, capsys):
@@ -70,4 +70,4 @@ def test_a_config_cannot_write_outside_its_run_folder(tmp_path, capsys):
 
 def test_an_experiment_is_not_called_like_the_store(small):
     with pytest.raises(UserError, match="name must not be 'store'"):
-        config.load(small, ("name=store",))
+        load(small, ("name=store",))

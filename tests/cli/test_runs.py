@@ -9,7 +9,7 @@ import pytest
 from tests.stages.experiment import write_experiment
 from vtune_jax.cli import main as cli
 from vtune_jax.cli.runs import differences, flat, size
-from vtune_jax.experiment import config
+from vtune_jax.experiment.load import load
 from vtune_jax.machine.progress import Progress
 from vtune_jax.stages import run_folder
 from vtune_jax.stages.pipeline import Pipeline
@@ -177,7 +177,7 @@ def test_what_a_configuration_lacks_is_told_too(tmp_path):
 
 
 def test_two_processes_of_one_configuration_keep_each_others_stages(small, tmp_path):
-    loaded, store = config.load(small), Store(tmp_path / "store")
+    loaded, store = load(small), Store(tmp_path / "store")
     one, other = (run_folder.RunFolder(tmp_path / "run", loaded, store) for _ in range(2))
     one.refer("corpus", tmp_path / "store" / "corpus-1")
     other.refer("base model", tmp_path / "store" / "pretrain-2")
@@ -204,7 +204,7 @@ def test_sizes_and_nested_tables_are_read_easily():
 
 def test_the_config_of_a_run_at_work_is_left_alone(small, store, tmp_path):
     def opened(*overrides):
-        return Pipeline(config.load(small, overrides), tmp_path / "run", Progress(silent=True), store=store)
+        return Pipeline(load(small, overrides), tmp_path / "run", Progress(silent=True), store=store)
 
     working = opened("loop.log_every=7")
     stage = working.prepare()

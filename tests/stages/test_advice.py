@@ -5,7 +5,7 @@ import re
 import pytest
 
 from vtune_jax.errors import UserError
-from vtune_jax.experiment import config
+from vtune_jax.experiment.load import load
 from vtune_jax.machine.progress import Progress
 from vtune_jax.stages.pipeline import Pipeline
 
@@ -34,7 +34,7 @@ CASES = {
 @pytest.mark.parametrize(("overrides", "named"), CASES.values(), ids=CASES)
 def test_each_value_that_is_advised_is_enough_and_one_beyond_is_not(small, store, tmp_path, overrides, named):
     def tried(*more):
-        found = config.load(small, (*overrides, *more))
+        found = load(small, (*overrides, *more))
         pipeline = Pipeline(found, tmp_path / "run", Progress(silent=True), store=store)
         pipeline.project()
 

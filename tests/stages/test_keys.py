@@ -11,9 +11,10 @@ import pytest
 from tests.stages.experiment import write_experiment
 from vtune_jax import settings
 from vtune_jax.core.filters import NoFilter
-from vtune_jax.data.corpora.config import DomainConfig
+from vtune_jax.data.corpora.config import CorpusConfig, DomainConfig
 from vtune_jax.errors import UserError
-from vtune_jax.experiment import config as experiment
+from vtune_jax.experiment.config import ExperimentConfig
+from vtune_jax.experiment.load import load
 from vtune_jax.machine.progress import Progress
 from vtune_jax.stages.pipeline import Pipeline
 from vtune_jax.stages.store import Finished
@@ -52,7 +53,7 @@ def dry(tmp_path_factory):
     for name, documents in (("digits", 30), ("mixed", 45)):
         lines = (folder / f"{name}.jsonl").read_text().splitlines(keepends=True)
         (folder / f"{name}.jsonl").write_text("".join(lines[:documents]))
-    real = Pipeline(experiment.load(path), folder / "run", Progress(silent=True)).prepare()
+    real = Pipeline(load(path), folder / "run", Progress(silent=True)).prepare()
     made = {
         "graph.json": np.eye(3).tolist(),
         "losses.json": {"heldout_loss": [5.0, 5.0, 5.0], "base_loss": 5.0},
@@ -87,7 +88,7 @@ def dry(tmp_path_factory):
         Fake.stage = stage
         return Fake()
 
-    config = experiment.load(path, (ARMS, "proxies.mixtures=8"))
+    config = load(path, (ARMS, "proxies.mixtures=8"))
     return config, digests, digests(config)
 
 
@@ -172,9 +173,9 @@ def test_marks_are_few_and_known():
     marked = {
         path
         for path, _, mark, _, _ in leaves(
-            experiment.ExperimentConfig(
+            ExperimentConfig(
                 name="x",
-                corpus=experiment.CorpusConfig(
+                corpus=CorpusConfig(
                     domains=tuple(DomainConfig(name=n, source=n) for n in "ab"), base=DomainConfig(name="c", source="c")
                 ),
             )
@@ -191,5 +192,6 @@ def test_marks_are_few_and_known():
         "loop.log_every",
         "loop.checkpoint_every",
         "loop.keep_checkpoints",
+        "pretrain.from_checkpoint",  # what counts is its content, in `CheckpointInputs`
     }
     assert settings.identity(NoFilter()) == {"name": "none"}

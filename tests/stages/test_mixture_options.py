@@ -8,7 +8,7 @@ import pytest
 from vtune_jax.cli.plan_table import render_plan
 from vtune_jax.data.tokens.rows import BlockRows
 from vtune_jax.errors import UserError
-from vtune_jax.experiment import config
+from vtune_jax.experiment.load import load
 from vtune_jax.machine.progress import Progress
 from vtune_jax.stages.pipeline import Pipeline
 
@@ -42,7 +42,7 @@ class Said(Progress):
 def made(path, folder, *overrides, **options):
     said = Said()
     chosen = {"store": STORE[0], **options}
-    return Pipeline(config.load(path, (*QUICK, *overrides)), folder, said, **chosen), said
+    return Pipeline(load(path, (*QUICK, *overrides)), folder, said, **chosen), said
 
 
 def updates(pipeline, arm="velocitune"):
@@ -219,7 +219,7 @@ def test_the_config_of_every_option_is_written_and_read_back(path, tmp_path):
         "corpus.storage=array_record",
     )
     pipeline, _ = made(path, tmp_path / "run", *options)
-    assert config.load(tmp_path / "run" / "latest" / "config.toml") == pipeline.config
+    assert load(tmp_path / "run" / "latest" / "config.toml") == pipeline.config
     assert json.loads((tmp_path / "run" / "experiment.json").read_text())["name"] == "small"
 
 
@@ -236,4 +236,4 @@ def test_the_config_of_every_option_is_written_and_read_back(path, tmp_path):
 )
 def test_impossible_options_are_refused(path, override, message):
     with pytest.raises(UserError, match=message):
-        config.load(path, (override,))
+        load(path, (override,))

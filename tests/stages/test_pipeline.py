@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from vtune_jax.errors import UserError
-from vtune_jax.experiment import config
+from vtune_jax.experiment.load import load
 from vtune_jax.machine.files import read_json, write_json
 from vtune_jax.machine.progress import Progress
 from vtune_jax.report.results import Results
@@ -18,7 +18,7 @@ from vtune_jax.stages.seal import seal
 
 
 def pipeline(path, folder, *overrides, **options):
-    return Pipeline(config.load(path, overrides), folder, Progress(silent=True), **options)
+    return Pipeline(load(path, overrides), folder, Progress(silent=True), **options)
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +149,8 @@ def test_the_tokenizer_is_trained_on_the_prior_unless_it_is_given(finished, tmp_
 def test_the_resolved_config_runs_by_itself_and_finds_everything_done(finished, tmp_path):
     path, made, _ = finished
     before = own_stages(made)
-    again = config.load(made.session.run_folder.path / "config.toml")
-    assert again == config.load(path)
+    again = load(made.session.run_folder.path / "config.toml")
+    assert again == load(path)
     other = Pipeline(again, tmp_path / "run", Progress(silent=True), store=made.session.store.root)
     other.report()
     assert own_stages(other) == before
@@ -255,7 +255,7 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(finished, tmp_pa
 )
 def test_impossible_configs_are_refused_with_the_field(finished, override, message):
     with pytest.raises(UserError, match=message):
-        config.load(finished[0], (override,))
+        load(finished[0], (override,))
 
 
 def test_the_plan_counts_rows_epochs_steps_and_evaluations(finished, tmp_path):

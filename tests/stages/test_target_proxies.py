@@ -8,7 +8,7 @@ import pytest
 
 from vtune_jax.cli import main as cli
 from vtune_jax.errors import UserError
-from vtune_jax.experiment import config
+from vtune_jax.experiment.load import load
 from vtune_jax.machine.files import read_json
 from vtune_jax.stages.target_proxies import design as design_rounds
 from vtune_jax.stages.target_proxies import real_run, share_read
@@ -24,7 +24,7 @@ def design(config):
 
 
 def configured(path, *overrides):
-    return config.load(path, ("train.steps=1000", *overrides))
+    return load(path, ("train.steps=1000", *overrides))
 
 
 @pytest.mark.parametrize("proxies", ["one", "several"])
@@ -132,7 +132,7 @@ def test_a_table_with_model_sizes_is_read_off_at_this_model(path, tmp_path):
     options = ["--run-folder", str(tmp_path / "run"), "--quiet", "--from", str(table), "train.steps=1000"]
     assert cli.invoke(["targets", str(path), *options]) == 0
     (facts,) = facts_of(tmp_path / "run")
-    experiment = config.load(path)
+    experiment = load(path)
     expected = law(experiment.model.parameters(300), 1000 * experiment.data.batch_tokens)
     np.testing.assert_allclose(facts["target"], expected, rtol=2e-3)
     assert set(facts["verdict"]) <= {"trustworthy", "extrapolates too far"}
