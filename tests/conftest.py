@@ -7,11 +7,15 @@ import gc
 import os
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 
 from tests.stages.experiment import write_experiment
 from vtune_jax.stages.store import locked
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # no test depends on how fast it is
+hypothesis.settings.load_profile("any machine")
 
 FLAGS = ["--xla_backend_optimization_level=0"]
 """Programs of tests are small and run a few times: compiling them well takes longer than running them badly."""
