@@ -5,6 +5,7 @@ and a `PUBLISHED` record; `registry` finds the record by itself.
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -73,6 +74,13 @@ class MethodConfig:
         Raises:
             ValueError: constraints that contradict each other; when called, what `contracts.checked` refuses.
         """
+        try:
+            hash(self)
+        except TypeError:  # some number is traced, see `with_numbers`
+            return self._made()
+        return _kept(self)
+
+    def _made(self) -> Method:
         method, by = self.method(), self.filter.build()
         method = gated(method if by is None else filtered(method, by), self.gate)
         return checked(
@@ -109,6 +117,12 @@ class MethodConfig:
         Raises:
             ValueError: naming the field.
         """
+
+
+@functools.lru_cache(maxsize=256)
+def _kept(config: MethodConfig) -> Method:
+    """A method has no state: configs that are equal share it, since a config is built wherever it is looked at."""
+    return config._made()
 
 
 Factory = Callable[..., Method]
