@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from vtune_jax.proposals.convex_proposer import propose_mixture
 from vtune_jax.proposals.mixing_law import fit_mixing_laws
@@ -29,6 +28,9 @@ def propose(
         prior: on the simplex.
         epochs: tokens of each domain as a share of the run's budget.
     """
+    # Late: a third of what every command would need to start, for what few of them come to.
+    from scipy.stats import spearmanr
+
     shares = np.array(arm.domain_weights) if arm.domain_weights else np.ones(losses.shape[1])
     shares = shares / shares.sum()
     predict = fitted(arm, mixtures, losses, shares)
